@@ -1,0 +1,1 @@
+"""An AI application that answers questions over its own documents, with citations it has checked."""

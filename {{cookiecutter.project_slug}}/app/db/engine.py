@@ -1,0 +1,118 @@
+"""Connections: from a URL or the built-in Postgres to transactions that belong to one tenant.
+
+Also runs the migrations. Knows nothing of any table.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from app.errors import ConfigurationError, DatabaseUnavailable
+from app.settings import Settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+DEFAULT_TENANT = "default"
+
+
+@dataclass(frozen=True)
+class Database:
+    """An engine and the tenant whose rows it reads and writes."""
+
+    engine: AsyncEngine
+    tenant: str = DEFAULT_TENANT
+
+    def for_tenant(self, tenant: str) -> "Database":
+        """The same connections for another tenant."""
+        return replace(self, tenant=tenant)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Commit at the end, roll back on an error.
+
+        Raises:
+            DatabaseUnavailable: there is no connection, or it broke.
+
+        """
+        try:
+            async with self.engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise DatabaseUnavailable(f"the database cannot be reached: {error.orig}") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DatabaseUnavailable("the connection to the database broke") from error
+            raise
+
+    async def is_migrated(self) -> bool:
+        """Whether the schema is the one this version of the code was written for."""
+        async with self.transaction() as connection:
+            known = await connection.scalar(text("SELECT to_regclass('alembic_version')"))
+            current = known and await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return bool(current == _newest_revision())
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """Connect; without DATABASE_URL start the built-in Postgres, bring its schema up to date, and leave it after."""
+    if settings.database_url is not None:
+        async with _connected(settings.database_url.get_secret_value()) as database:
+            yield database
+        return
+    from app.db.embedded import EmbeddedPostgres  # noqa: PLC0415  # production has neither the wheel nor the need
+
+    server = EmbeddedPostgres(settings.data_dir)
+    try:
+        url = await asyncio.to_thread(server.start)
+        async with _connected(url) as database:
+            if not await database.is_migrated():
+                await migrate(url)
+            yield database
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[Database]:
+    engine = create_async_engine(_driver_url(url), pool_pre_ping=True, pool_timeout=10)
+    try:
+        yield Database(engine)
+    finally:
+        await engine.dispose()
+
+
+def _driver_url(url: str) -> str:
+    """Accept the usual `postgres://` and `postgresql://` and name the driver."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("DATABASE_URL is not a URL: postgresql://user:password@host/database") from None
+    if parsed.drivername.partition("+")[0] not in {"postgres", "postgresql"}:
+        raise ConfigurationError("DATABASE_URL has to name a Postgres database: postgresql://...")
+    return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+async def migrate(url: str) -> None:
+    """Bring the schema at `url` to this version's."""
+    await asyncio.to_thread(_upgrade, _driver_url(url))
+
+
+def _upgrade(url: str) -> None:
+    from alembic import command  # noqa: PLC0415  # slow to import and needed once
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["url"] = url
+    command.upgrade(config, "head")
+
+
+def _newest_revision() -> str:
+    """Migrations are numbered files, so the newest is the last."""
+    return max(path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))

@@ -1,0 +1,132 @@
+"""Documents, their chunks and postings: write, list, delete. Everything of one document in one transaction.
+
+The caller opens the transaction. Knows nothing of loading, chunking or models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, insert, select, text
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.tables import chunks, documents, index_stamps
+from app.errors import IndexMismatch
+from app.types import Chunk, Document
+
+FILL_POSTINGS = text("""
+    WITH terms AS (
+        INSERT INTO postings (tenant, term, chunk_id, frequency)
+        SELECT c.tenant, t.lexeme, c.id, cardinality(t.positions)
+        FROM chunks c, unnest(to_tsvector('english', c.heading || ' ' || c.text)) t
+        WHERE c.document_id = :document_id
+        RETURNING chunk_id, frequency
+    )
+    UPDATE chunks c SET length = t.length
+    FROM (SELECT chunk_id, sum(frequency) AS length FROM terms GROUP BY chunk_id) t
+    WHERE c.id = t.chunk_id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """What a list of documents shows."""
+
+    id: int
+    source: str
+    title: str
+    media_type: str
+    chunks: int
+    created_at: datetime
+
+
+async def content_hash(connection: AsyncConnection, tenant: str, source: str) -> str | None:
+    """The hash of the stored version of `source`; None where it is not stored."""
+    found = select(documents.c.content_hash).where(documents.c.tenant == tenant, documents.c.source == source)
+    return await connection.scalar(found)
+
+
+async def replace_document(
+    connection: AsyncConnection,
+    tenant: str,
+    document: Document,
+    parts: Sequence[Chunk],
+    vectors: Sequence[Sequence[float]],
+) -> int:
+    """Store `document` with one vector per chunk in place of what its source had before; return its id."""
+    old = delete(documents).where(documents.c.tenant == tenant, documents.c.source == document.source)
+    await connection.execute(old)
+    added = insert(documents).returning(documents.c.id).values(
+        tenant=tenant,
+        source=document.source,
+        title=document.title,
+        media_type=document.media_type,
+        content_hash=document.content_hash,
+        text=document.text,
+    )
+    document_id: int = (await connection.execute(added)).scalar_one()
+    rows = [
+        {
+            "tenant": tenant,
+            "document_id": document_id,
+            "ordinal": part.ordinal,
+            "start_char": part.start,
+            "end_char": part.end,
+            "heading": part.heading,
+            "text": part.text,
+            "embedding": vector,
+        }
+        for part, vector in zip(parts, vectors, strict=True)
+    ]
+    await connection.execute(insert(chunks), rows)
+    await connection.execute(FILL_POSTINGS, {"document_id": document_id})
+    return document_id
+
+
+async def check_stamp(connection: AsyncConnection, tenant: str, model: str, dimensions: int) -> None:
+    """Stamp the index with its embedding model at the first write.
+
+    Raises:
+        IndexMismatch: the index holds another model's vectors, which cannot be compared with this one's.
+
+    """
+    new = {"tenant": tenant, "embedding_model": model, "dimensions": dimensions}
+    await connection.execute(upsert(index_stamps).values(**new).on_conflict_do_nothing())
+    stamp = await connection.execute(
+        select(index_stamps.c.embedding_model, index_stamps.c.dimensions).where(index_stamps.c.tenant == tenant)
+    )
+    known = stamp.one()
+    if tuple(known) != (model, dimensions):
+        raise IndexMismatch(
+            f"the index was built with {known.embedding_model} ({known.dimensions} dimensions), and "
+            f"EMBEDDING_MODEL is {model} ({dimensions}): set it back, or embed everything again with "
+            "`app ingest --rebuild PATH`"
+        )
+
+
+async def clear(connection: AsyncConnection, tenant: str) -> None:
+    """Remove every document of the tenant and its index stamp."""
+    await connection.execute(delete(documents).where(documents.c.tenant == tenant))
+    await connection.execute(delete(index_stamps).where(index_stamps.c.tenant == tenant))
+
+
+async def list_documents(connection: AsyncConnection, tenant: str) -> list[StoredDocument]:
+    """All documents of the tenant, by source."""
+    count = select(func.count()).where(chunks.c.document_id == documents.c.id).scalar_subquery()
+    columns = (documents.c.id, documents.c.source, documents.c.title, documents.c.media_type, count)
+    query = select(*columns, documents.c.created_at).where(documents.c.tenant == tenant)
+    rows = await connection.execute(query.order_by(documents.c.source))
+    return [StoredDocument(*row) for row in rows]
+
+
+async def read_texts(connection: AsyncConnection, tenant: str) -> dict[str, str]:
+    """Source to stored text, of every document of the tenant."""
+    rows = await connection.execute(select(documents.c.source, documents.c.text).where(documents.c.tenant == tenant))
+    return {source: stored for source, stored in rows}
+
+
+async def delete_document(connection: AsyncConnection, tenant: str, document_id: int) -> bool:
+    """Remove a document with its chunks and postings; False where there was none."""
+    gone = delete(documents).where(documents.c.tenant == tenant, documents.c.id == document_id)
+    return (await connection.execute(gone)).rowcount > 0

@@ -1,0 +1,1 @@
+"""Models behind one door: `gateway.py` is the place to start reading."""

@@ -1,0 +1,148 @@
+"""The two offline models: an extractive answerer and static word vectors. Deterministic, no key, no network.
+
+The answerer writes nothing of its own: it copies the sentences of the passages that fit the question best, and
+abstains where even the best does not fit. Knows nothing of litellm, which calls it.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import snowballstemmer
+
+from app.prompts.fence import FencedPassage, read_fences
+from app.types import Message
+
+ABSTENTION = "NOT IN THE DOCUMENTS"
+# Share of each signal in a sentence's score; tuned on the tune split (docs/howto/tune.md).
+SENTENCE_SHARE, PASSAGE_SHARE, MEANING_SHARE = 0.4, 0.3, 0.3
+MOST_SENTENCES = 2
+NEARLY_AS_GOOD = 0.9
+
+BLOCKS = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)]|\|)\s)|\n(?=#)")
+LEADER = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+WORD = re.compile(r"[A-Za-z0-9]+(?:[._@'-][A-Za-z0-9]+)*")
+FEWEST_WORDS = 4
+STOP_WORDS = frozenset(
+    "a about after all also am an and any are as at be because been before being but by can could did do does doing "
+    "done for from get gets give good had has have having he her here his how i if in into is isn't it its just know "
+    "like long made make makes many me mean means more most much my need no not now of off on one only or other our "
+    "out over own really said same say should so some such take tell than that the their them then there these they "
+    "this those through to too up us use used using very want was way we were what what's when where which while who "
+    "whose why will with within without would you your".split()
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sentence of a passage with its score, 0 to 1."""
+
+    marker: int
+    text: str
+    score: float
+    terms: frozenset[str]
+
+
+def extract(messages: Sequence[Message], *, abstain_below: float) -> str:
+    """Answer the fenced question with sentences of the fenced passages, each with its marker."""
+    question, passages = read_fences(messages)
+    ranked = rank(question, passages)
+    if not ranked or ranked[0].score < abstain_below:
+        return ABSTENTION
+    return " ".join(f"{chosen.text} [{chosen.marker}]" for chosen in _choose(ranked))
+
+
+def rank(question: str, passages: Sequence[FencedPassage]) -> list[Candidate]:
+    """All sentences, best first: rare words of the question that they and their passage hold, and closeness in meaning."""
+    wanted = terms(question)
+    sentences = [(passage, text, terms(text)) for passage in passages for text in split_sentences(passage.text)]
+    if not wanted or not sentences:
+        return []
+    seen = Counter(term for _, _, held in sentences for term in held)
+    weights = {term: log(1 + len(sentences) / (0.5 + seen[term])) for term in wanted}
+    around = {p.marker: terms(f"{p.section} {p.text}") for p in passages}
+    vectors = np.asarray(embed([question, *(f"{p.section}\n{text}" for p, text, _ in sentences)]))
+    likeness = vectors[1:] @ vectors[0]
+
+    def share(held: frozenset[str]) -> float:
+        return sum(weights[term] for term in wanted & held) / sum(weights.values())
+
+    candidates = [
+        Candidate(
+            p.marker,
+            text,
+            SENTENCE_SHARE * share(held)
+            + PASSAGE_SHARE * share(around[p.marker])
+            + MEANING_SHARE * max(0.0, float(close)),
+            wanted & held,
+        )
+        for (p, text, held), close in zip(sentences, likeness, strict=True)
+    ]
+    return sorted(candidates, key=lambda c: (-c.score, c.marker, c.text))
+
+
+def _choose(ranked: Sequence[Candidate]) -> list[Candidate]:
+    """The best sentence, and another one that is nearly as good and covers what the best leaves open."""
+    chosen = [ranked[0]]
+    for candidate in ranked[1:]:
+        covered = frozenset[str]().union(*(c.terms for c in chosen))
+        if len(chosen) == MOST_SENTENCES or candidate.score < NEARLY_AS_GOOD * ranked[0].score:
+            break
+        if candidate.terms - covered and all(candidate.text != c.text for c in chosen):
+            chosen.append(candidate)
+    return chosen
+
+
+def split_sentences(markdown: str) -> Iterator[str]:
+    """The sentences, list items and table rows of a text, each a verbatim part of it but for white space."""
+    for block in BLOCKS.split(markdown):
+        line = " ".join(LEADER.sub("", block).split())
+        if line.startswith(("#", "```")) or not line.strip("|-: "):
+            continue
+        for sentence in SENTENCE_END.split(line.strip("| ")):
+            if len(sentence.split()) >= FEWEST_WORDS:
+                yield sentence
+
+
+def terms(text: str) -> frozenset[str]:
+    """The stems of a text's words, without the words that every question has."""
+    return frozenset(_stem(word) for word in WORD.findall(text.lower()) if word not in STOP_WORDS)
+
+
+@cache
+def _stem(word: str) -> str:
+    stemmed: str = _stemmer().stemWord(word)
+    return stemmed
+
+
+@cache
+def _stemmer() -> Any:  # noqa: ANN401  # untyped library
+    return snowballstemmer.stemmer("english")
+
+
+def embed(texts: Sequence[str]) -> list[list[float]]:
+    """One unit vector of 256 static dimensions per text."""
+    # A text without a known token has no direction; the library would answer with not-a-number.
+    vectors = np.nan_to_num(_static_model().embed([text or " " for text in texts], norm=True))
+    return [[float(value) for value in vector] for vector in vectors]
+
+
+@cache
+def _static_model() -> Any:  # noqa: ANN401  # untyped library
+    level = logging.getLogger().level
+    handlers = list(logging.getLogger().handlers)
+    import wordllama  # noqa: PLC0415  # loads 16 MB of weights
+
+    # The library configures the root logger while it is imported; that is the application's business.
+    logging.getLogger().handlers[:] = handlers
+    logging.getLogger().setLevel(level)
+    # The weights are in the wheel: say so, or the library asks a model hub.
+    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)

@@ -1,0 +1,49 @@
+"""How passages stand in a prompt: fenced, numbered from 1, unable to close their own fence.
+
+Written by the pipeline, read back by the offline model. Knows nothing of either.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape, unescape
+
+from app.types import Message, Passage
+
+TAG = re.compile(r"<(/?)(passage|question)\b", re.IGNORECASE)
+ESCAPED_TAG = re.compile(r"&lt;(/?)(passage|question)\b", re.IGNORECASE)
+PASSAGE = re.compile(r'<passage id="(\d+)" section="([^"]*)">\n(.*?)\n</passage>', re.DOTALL)
+QUESTION = re.compile(r"<question>\n(.*?)\n</question>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class FencedPassage:
+    """A passage as a model sees it."""
+
+    marker: int
+    section: str
+    text: str
+
+
+def fence(passages: Sequence[Passage]) -> str:
+    """The passages as text for a prompt."""
+    return "\n\n".join(
+        f'<passage id="{n}" section="{escape(passage.heading)}">\n{neutral(passage.text)}\n</passage>'
+        for n, passage in enumerate(passages, 1)
+    )
+
+
+def neutral(text: str) -> str:
+    """`text` without anything that could open or close a fence."""
+    return TAG.sub(r"&lt;\1\2", text)
+
+
+def read_fences(messages: Sequence[Message]) -> tuple[str, list[FencedPassage]]:
+    """The question and the passages of a prompt made with `fence`; empty where there are none."""
+    prompt = messages[-1]["content"]
+    passages = [
+        FencedPassage(int(number), unescape(section), ESCAPED_TAG.sub(r"<\1\2", text))
+        for number, section, text in PASSAGE.findall(prompt)
+    ]
+    question = QUESTION.search(prompt)
+    return (ESCAPED_TAG.sub(r"<\1\2", question[1]) if question else ""), passages

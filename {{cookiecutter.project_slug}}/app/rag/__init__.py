@@ -1,0 +1,1 @@
+"""Answers over documents: `pipeline.py` is the place to start reading."""

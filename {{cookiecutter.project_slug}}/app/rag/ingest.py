@@ -1,0 +1,78 @@
+"""Files into the store, one transaction per document; what has not changed is not touched.
+
+A document that fails is reported and skipped, and leaves nothing behind. Knows nothing of HTTP or the terminal.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.db import store
+from app.db.engine import Database
+from app.errors import InvalidInput
+from app.gateway.gateway import Gateway
+from app.rag.chunking import split
+from app.rag.loaders import load_file
+from app.settings import Settings
+from app.types import Document
+
+
+@dataclass
+class IngestReport:
+    """What happened to each source; `skipped` pairs a source with the reason."""
+
+    added: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    chunks: int = 0
+
+
+class Ingester:
+    """Loads, cuts, embeds and stores documents for one tenant."""
+
+    def __init__(self, database: Database, gateway: Gateway, settings: Settings) -> None:
+        self._database = database
+        self._gateway = gateway
+        self._settings = settings
+
+    async def ingest_files(
+        self, files: Iterable[Path], on_file: Callable[[Path], None] = lambda _: None
+    ) -> IngestReport:
+        """Bring the store up to date with `files`; `on_file` is called after each."""
+        report = IngestReport()
+        for file in files:
+            try:
+                document = await asyncio.to_thread(load_file, file, max_bytes=self._settings.max_document_bytes)
+                await self.ingest(document, report)
+            except (InvalidInput, OSError) as error:
+                report.skipped.append((str(file), getattr(error, "message", str(error))))
+            on_file(file)
+        return report
+
+    async def ingest(self, document: Document, report: IngestReport) -> None:
+        """Store one document, unless the same content is stored under its source already.
+
+        Raises:
+            IndexMismatch: the index holds vectors of another embedding model.
+            ProviderError: the embedding model failed.
+
+        """
+        tenant = self._database.tenant
+        async with self._database.transaction() as connection:
+            known = await store.content_hash(connection, tenant, document.source)
+        if known == document.content_hash:
+            report.unchanged.append(document.source)
+            return
+        chunks = await asyncio.to_thread(split, document, max_characters=self._settings.chunk_characters)
+        vectors = await self._gateway.embed([f"{chunk.heading}\n{chunk.text}" for chunk in chunks])
+        async with self._database.transaction() as connection:
+            await store.check_stamp(connection, tenant, self._settings.embedding_model, len(vectors[0]))
+            await store.replace_document(connection, tenant, document, chunks, vectors)
+        report.added.append(document.source)
+        report.chunks += len(chunks)
+
+    async def clear(self) -> None:
+        """Forget every document, so that another embedding model can begin."""
+        async with self._database.transaction() as connection:
+            await store.clear(connection, self._database.tenant)
