@@ -1,4 +1,4 @@
-'''Every error that a person or a client can meet. The docstring is the message; one HTTP status each.
+"""Every error that a person or a client can meet. The docstring is the message; one HTTP status each.
 
 ```
 AppError                        500
@@ -18,82 +18,77 @@ AppError                        500
 ```
 
 Knows nothing of HTTP beyond the number, and nothing of any provider.
-'''
+"""
 
 import inspect
+import re
 
 
 class AppError(Exception):
     """Something went wrong inside the application."""
 
     status = 500
-    code = "internal_error"
 
     def __init__(self, detail: str = "") -> None:
         self.message = detail or inspect.cleandoc(self.__doc__ or "")
         super().__init__(self.message)
+
+    @property
+    def code(self) -> str:
+        """The name that programs compare: `no_documents` for NoDocuments."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
 
 class InvalidInput(AppError):
     """The request cannot be understood."""
 
     status = 400
-    code = "invalid_input"
 
 
 class UnsupportedDocument(InvalidInput):
     """This is not a document that can be read: give Markdown, plain text, HTML or PDF."""
 
     status = 415
-    code = "unsupported_document"
 
 
 class DocumentTooLarge(InvalidInput):
     """The document is larger than MAX_DOCUMENT_BYTES allows."""
 
     status = 413
-    code = "document_too_large"
 
 
 class NotFound(AppError):
     """There is no such thing here."""
 
     status = 404
-    code = "not_found"
 
 
 class ConfigurationError(AppError):
     """A setting is missing or wrong."""
-
-    code = "configuration_error"
 
 
 class NoDocuments(AppError):
     """There are no documents to answer from yet. Add some with `app ingest PATH` or POST /v1/documents."""
 
     status = 409
-    code = "no_documents"
 
 
 class IndexMismatch(AppError):
     """The index was built with another embedding model."""
 
     status = 409
-    code = "index_mismatch"
 
 
 class DatabaseUnavailable(AppError):
     """The database cannot be reached."""
 
     status = 503
-    code = "database_unavailable"
 
 
 class ProviderError(AppError):
     """The model provider failed."""
 
     status = 502
-    code = "provider_error"
     retryable = False
 
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
@@ -104,14 +99,11 @@ class ProviderError(AppError):
 class ProviderRejected(ProviderError):
     """The model provider refused the request: look at the model's name, the key and the parameters."""
 
-    code = "provider_rejected"
-
 
 class ProviderRateLimited(ProviderError):
     """The model provider asks for fewer requests."""
 
     status = 503
-    code = "provider_rate_limited"
     retryable = True
 
 
@@ -119,7 +111,6 @@ class ProviderUnavailable(ProviderError):
     """The model provider cannot be reached, or failed on its side."""
 
     status = 503
-    code = "provider_unavailable"
     retryable = True
 
 
@@ -127,4 +118,3 @@ class DeadlineExceeded(ProviderError):
     """The model did not answer within DEADLINE_SECONDS."""
 
     status = 504
-    code = "deadline_exceeded"

@@ -45,9 +45,9 @@ class Settings(BaseSettings):
 
     passages: int = Field(10, ge=1, le=50, description="how many passages the model reads")
     candidates: int = Field(50, ge=1, le=1000, description="how many each retriever may propose")
-    dense_weight: float = Field(0.3, ge=0, le=1, description="the vector side's share in the fused score")
+    dense_weight: float = Field(0.4, ge=0, le=1, description="the vector side's share in the fused score")
     chunk_characters: int = Field(900, ge=100, le=20_000)
-    abstain_below: float = Field(0.5, ge=0, le=1, description="the extractive model's threshold, set on data")
+    abstain_below: float = Field(0.4, ge=0, le=1, description="the extractive model's threshold, set on data")
 
     max_question_characters: int = Field(4_000, ge=1)
     max_document_bytes: int = Field(20 * MEGABYTE, ge=1)

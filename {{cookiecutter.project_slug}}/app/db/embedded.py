@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -16,8 +17,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import psutil
 import psycopg
 
 from app.errors import ConfigurationError, DatabaseUnavailable
@@ -131,17 +133,23 @@ class EmbeddedPostgres:
         pid_file = self._cluster / "postmaster.pid"
         if not pid_file.exists():
             return
-        pid = pid_file.read_text().partition("\n")[0]
-        ps = subprocess.run(["ps", "-o", "stat=,comm=", "-p", pid], capture_output=True, text=True, check=False)  # noqa: S603, S607  # ps, on the path of every Unix
-        state = ps.stdout.strip()
-        if state.startswith("Z") or "postgres" not in state:
+        try:
+            process = psutil.Process(int(pid_file.read_text().partition("\n")[0]))
+            stale = process.status() == psutil.STATUS_ZOMBIE or "postgres" not in process.name()
+        except (psutil.NoSuchProcess, ValueError):
+            stale = True
+        if stale:
             pid_file.unlink()
 
     def _run(self, program: str, *arguments: str) -> None:
-        identity = {"user": UNPRIVILEGED, "group": _group(), "extra_groups": []} if self._as_root else {}
+        identity: dict[str, Any] = (
+            {"user": UNPRIVILEGED, "group": pwd.getpwnam(UNPRIVILEGED).pw_gid, "extra_groups": []}
+            if self._as_root
+            else {}
+        )
         output = self._home / "command.log"
         with output.open("wb") as sink:  # a pipe would stay open as long as the server that inherits it
-            finished = subprocess.run(  # type: ignore[call-overload]  # noqa: S603  # our own programs from the wheel
+            finished = subprocess.run(  # noqa: S603  # our own programs from the wheel
                 [str(self._programs() / program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
@@ -167,12 +175,6 @@ class EmbeddedPostgres:
         if self._as_root:
             package = _readable_copy(package)
         return package / "pginstall" / "bin"
-
-
-def _group() -> int:
-    import pwd  # noqa: PLC0415  # only where there are users to switch between
-
-    return pwd.getpwnam(UNPRIVILEGED).pw_gid
 
 
 def _readable_copy(package: Path) -> Path:

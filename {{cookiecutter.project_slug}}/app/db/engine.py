@@ -62,7 +62,7 @@ class Database:
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """Connect; without DATABASE_URL start the built-in Postgres, bring its schema up to date, and leave it after."""
     if settings.database_url is not None:
-        async with _connected(settings.database_url.get_secret_value()) as database:
+        async with connect(settings.database_url.get_secret_value()) as database:
             yield database
         return
     from app.db.embedded import EmbeddedPostgres  # noqa: PLC0415  # production has neither the wheel nor the need
@@ -70,7 +70,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     server = EmbeddedPostgres(settings.data_dir)
     try:
         url = await asyncio.to_thread(server.start)
-        async with _connected(url) as database:
+        async with connect(url) as database:
             if not await database.is_migrated():
                 await migrate(url)
             yield database
@@ -79,7 +79,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[Database]:
+async def connect(url: str) -> AsyncIterator[Database]:
     engine = create_async_engine(_driver_url(url), pool_pre_ping=True, pool_timeout=10)
     try:
         yield Database(engine)

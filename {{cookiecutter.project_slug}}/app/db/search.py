@@ -40,7 +40,7 @@ NEAREST = text("""
 """)
 
 PASSAGES = text("""
-    SELECT c.id, d.source, d.title, c.heading, c.start_char, c.end_char, c.text
+    SELECT c.id AS chunk_id, d.source, d.title, c.heading, c.start_char AS start, c.end_char AS "end", c.text
     FROM chunks c JOIN documents d ON d.id = c.document_id
     WHERE c.tenant = :tenant AND c.id = ANY(:ids)
 """)
@@ -64,7 +64,7 @@ async def dense_scores(
 async def read_passages(connection: AsyncConnection, tenant: str, ids: Sequence[int]) -> dict[int, Passage]:
     """The chunks as passages without scores, by chunk id."""
     rows = await connection.execute(PASSAGES, {"tenant": tenant, "ids": list(ids)})
-    return {row.id: Passage(*row, score=0.0) for row in rows}
+    return {row["chunk_id"]: Passage(**row, score=0.0) for row in rows.mappings()}
 
 
 async def has_chunks(connection: AsyncConnection, tenant: str) -> bool:

@@ -57,13 +57,17 @@ async def replace_document(
     """Store `document` with one vector per chunk in place of what its source had before; return its id."""
     old = delete(documents).where(documents.c.tenant == tenant, documents.c.source == document.source)
     await connection.execute(old)
-    added = insert(documents).returning(documents.c.id).values(
-        tenant=tenant,
-        source=document.source,
-        title=document.title,
-        media_type=document.media_type,
-        content_hash=document.content_hash,
-        text=document.text,
+    added = (
+        insert(documents)
+        .returning(documents.c.id)
+        .values(
+            tenant=tenant,
+            source=document.source,
+            title=document.title,
+            media_type=document.media_type,
+            content_hash=document.content_hash,
+            text=document.text,
+        )
     )
     document_id: int = (await connection.execute(added)).scalar_one()
     rows = [
@@ -123,7 +127,7 @@ async def list_documents(connection: AsyncConnection, tenant: str) -> list[Store
 async def read_texts(connection: AsyncConnection, tenant: str) -> dict[str, str]:
     """Source to stored text, of every document of the tenant."""
     rows = await connection.execute(select(documents.c.source, documents.c.text).where(documents.c.tenant == tenant))
-    return {source: stored for source, stored in rows}
+    return dict(rows.tuples().all())
 
 
 async def delete_document(connection: AsyncConnection, tenant: str, document_id: int) -> bool:

@@ -5,8 +5,9 @@ litellm translates (`litellm_adapter.py`); policy is ours, in `_attempt`. Knows 
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 from app.errors import DeadlineExceeded, ProviderError
@@ -48,7 +49,7 @@ class Gateway:
         chat = self._deployments["chat"]
         return await self._attempt(chat, lambda left: litellm_adapter.complete(chat, messages, **self._options(left)))
 
-    async def stream(self, messages: list[Message]) -> AsyncIterator[Event]:
+    async def stream(self, messages: list[Message]) -> AsyncGenerator[Event]:
         """The chat role's reply in pieces, then whole. Only a stream that has not begun is tried again.
 
         Raises:
@@ -58,13 +59,13 @@ class Gateway:
         chat = self._deployments["chat"]
         ends = asyncio.get_running_loop().time() + self._settings.deadline_seconds
 
-        async def begin(left: float) -> tuple[Event, AsyncIterator[Event]]:
+        async def begin(left: float) -> tuple[Event, AsyncGenerator[Event]]:
             events = litellm_adapter.stream(chat, messages, **self._options(left))
             return await anext(events), events
 
         first, rest = await self._attempt(chat, begin)
         yield first
-        async with aclosing(rest):  # type: ignore[type-var]  # it is a generator, which has aclose
+        async with aclosing(rest):
             while True:
                 try:
                     async with asyncio.timeout_at(ends):
@@ -81,9 +82,7 @@ class Gateway:
         vectors: list[list[float]] = []
         for start in range(0, len(texts), EMBEDDING_BATCH):
             batch = texts[start : start + EMBEDDING_BATCH]
-            vectors += await self._attempt(
-                embedding, lambda left, batch=batch: litellm_adapter.embed(embedding, batch, timeout=left)
-            )
+            vectors += await self._attempt(embedding, partial(_embed, embedding, batch))
         return vectors
 
     def _options(self, seconds_left: float) -> dict[str, float | int]:
@@ -107,6 +106,10 @@ class Gateway:
                     raise
             await asyncio.sleep(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+async def _embed(deployment: Deployment, texts: list[str], seconds_left: float) -> list[list[float]]:
+    return await litellm_adapter.embed(deployment, texts, timeout=seconds_left)
 
 
 def _pause(attempt: int, error: ProviderError) -> float:

@@ -10,7 +10,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -30,7 +30,7 @@ _loading = threading.Lock()
 _loaded: list[Any] = []
 
 
-def load() -> Any:  # noqa: ANN401  # litellm ships no usable types; this module is the fence around it
+def load() -> Any:  # litellm ships no usable types; this module is the fence around it
     """Import litellm once, without its network access and its reading of `.env`, and register our models."""
     with _loading:
         if not _loaded:
@@ -50,7 +50,7 @@ def load() -> Any:  # noqa: ANN401  # litellm ships no usable types; this module
     return _loaded[0]
 
 
-async def complete(deployment: Deployment, messages: list[Message], **options: Any) -> Completion:  # noqa: ANN401  # options go to the provider
+async def complete(deployment: Deployment, messages: list[Message], **options: Any) -> Completion:
     """One call, one attempt.
 
     Raises:
@@ -70,10 +70,8 @@ async def complete(deployment: Deployment, messages: list[Message], **options: A
 
 
 async def stream(
-    deployment: Deployment,
-    messages: list[Message],
-    **options: Any,  # noqa: ANN401  # options go to the provider
-) -> AsyncIterator[TextDelta | Completion]:
+    deployment: Deployment, messages: list[Message], **options: Any
+) -> AsyncGenerator[TextDelta | Completion]:
     """One call, one attempt: pieces of text, then the whole completion.
 
     Raises:
@@ -103,7 +101,7 @@ async def stream(
     yield _completion(deployment, text, finish, _usage(counted, messages, text), began)
 
 
-async def embed(deployment: Deployment, texts: list[str], **options: Any) -> list[list[float]]:  # noqa: ANN401  # options go to the provider
+async def embed(deployment: Deployment, texts: list[str], **options: Any) -> list[list[float]]:
     """One vector per text, in order; one call, one attempt."""
     litellm = await asyncio.to_thread(load)
     try:
@@ -148,7 +146,7 @@ def _retry_after(error: Exception) -> float | None:
         return None
 
 
-def _usage(counted: Any, messages: list[Message], text: str) -> Usage:  # noqa: ANN401  # litellm's usage, or None
+def _usage(counted: Any, messages: list[Message], text: str) -> Usage:  # litellm's usage, or None
     """The provider's count, or a guess of four characters a token that says so."""
     if counted is not None and counted.total_tokens:
         return Usage(counted.prompt_tokens, counted.completion_tokens)
@@ -175,16 +173,16 @@ def _cost(deployment: Deployment, usage: Usage) -> int | None:
     counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
     try:
         asked, said = load().cost_per_token(model=deployment.model, **counts)
-    except Exception:  # noqa: BLE001  # litellm raises a bare Exception for a model without a price
+    except Exception:  # litellm raises a bare Exception for a model without a price
         return None
-    return round((asked + said) * NANO)
+    return round(float(asked + said) * NANO)
 
 
-def _offline_handler(litellm: Any) -> Any:  # noqa: ANN401  # the base class exists only once litellm is loaded
+def _offline_handler(litellm: Any) -> Any:  # the base class exists only once litellm is loaded
     """The offline models in the shape in which litellm takes a provider."""
 
-    class OfflineModels(litellm.CustomLLM):  # type: ignore[misc,name-defined]
-        async def acompletion(self, **call: Any) -> Any:  # noqa: ANN401
+    class OfflineModels(litellm.CustomLLM):  # type: ignore[misc]
+        async def acompletion(self, **call: Any) -> Any:
             text = await asyncio.to_thread(_extract, call)
             reply = call["model_response"]
             reply.choices[0].message.content = text
@@ -206,7 +204,7 @@ def _offline_handler(litellm: Any) -> Any:  # noqa: ANN401  # the base class exi
                     "tool_use": None,
                 }
 
-        async def aembedding(self, **call: Any) -> Any:  # noqa: ANN401
+        async def aembedding(self, **call: Any) -> Any:
             vectors = await asyncio.to_thread(offline.embed, call["input"])
             reply = call["model_response"]
             reply.data = [{"object": "embedding", "index": n, "embedding": v} for n, v in enumerate(vectors)]
@@ -216,7 +214,9 @@ def _offline_handler(litellm: Any) -> Any:  # noqa: ANN401  # the base class exi
 
 
 def _extract(call: dict[str, Any]) -> str:
-    return offline.extract(call["messages"], **{k: v for k, v in call["optional_params"].items() if k == "abstain_below"})
+    return offline.extract(
+        call["messages"], **{k: v for k, v in call["optional_params"].items() if k == "abstain_below"}
+    )
 
 
 def _counts(messages: list[Message], text: str) -> dict[str, int]:

@@ -21,29 +21,40 @@ from app.prompts.fence import FencedPassage, read_fences
 from app.types import Message
 
 ABSTENTION = "NOT IN THE DOCUMENTS"
-# Share of each signal in a sentence's score; tuned on the tune split (docs/howto/tune.md).
-SENTENCE_SHARE, PASSAGE_SHARE, MEANING_SHARE = 0.4, 0.3, 0.3
-MOST_SENTENCES = 2
-NEARLY_AS_GOOD = 0.9
+# How a sentence's score is made up; fitted on the tune split, see docs/howto/tune-abstention.md.
+IN_SENTENCE, IN_PASSAGE, IN_MEANING, IN_RANK = 0.3, 0.3, 0.4, 0.1
+UNKNOWN_NAME, NO_FIGURE = 0.2, 0.1
+# Nobody matches all of a long question: this many terms are enough for a full share.
+ENOUGH_TERMS = 5
+MOST_SENTENCES = 3
+NEARLY_AS_GOOD = 0.85
 
 BLOCKS = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)]|\|)\s)|\n(?=#)")
 LEADER = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
 WORD = re.compile(r"[A-Za-z0-9]+(?:[._@'-][A-Za-z0-9]+)*")
 FEWEST_WORDS = 4
+NAME = re.compile(r".+[A-Z]|.*[\d_]")
+ASKS_FOR_A_FIGURE = re.compile(
+    r"\bhow (?:many|much|long|often|big|large|fast)\b|\bwhat (?:year|date|percent|percentage|number|share|size)\b"
+    r"|\bwhen\b|\bprices?\b|\bcosts?\b|\bdefault\b|\bversion\b",
+    re.IGNORECASE,
+)
 STOP_WORDS = frozenset(
-    "a about after all also am an and any are as at be because been before being but by can could did do does doing "
-    "done for from get gets give good had has have having he her here his how i if in into is isn't it its just know "
-    "like long made make makes many me mean means more most much my need no not now of off on one only or other our "
-    "out over own really said same say should so some such take tell than that the their them then there these they "
-    "this those through to too up us use used using very want was way we were what what's when where which while who "
-    "whose why will with within without would you your".split()
+    """
+    a about after all also am an and any are as at be because been before being but by can could did do does doing
+    done for from get gets give good had has have having he her here his how i if in into is isn't it its just know
+    like long made make makes many me mean means more most much my need no not now of off on one only or other our
+    out over own really said same say should so some such take tell than that the their them then there these they
+    this those through to too up us use used using very want was way we were what what's when where which while who
+    whose why will with within without would you your
+    """.split()  # noqa: SIM905  # a list of strings would take a page
 )
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sentence of a passage with its score, 0 to 1."""
+    """A sentence of a passage, its score (about 0 to 1) and the question's terms in it."""
 
     marker: int
     text: str
@@ -61,32 +72,46 @@ def extract(messages: Sequence[Message], *, abstain_below: float) -> str:
 
 
 def rank(question: str, passages: Sequence[FencedPassage]) -> list[Candidate]:
-    """All sentences, best first: rare words of the question that they and their passage hold, and closeness in meaning."""
+    """Every sentence with its score, best first.
+
+    A score adds up the question's terms (rare ones count more) found in the sentence and in its passage, closeness
+    in meaning, and the passage's rank. It loses where the question names something that no passage mentions, or
+    asks for a figure and the sentence has none.
+    """
     wanted = terms(question)
     sentences = [(passage, text, terms(text)) for passage in passages for text in split_sentences(passage.text)]
     if not wanted or not sentences:
         return []
     seen = Counter(term for _, _, held in sentences for term in held)
     weights = {term: log(1 + len(sentences) / (0.5 + seen[term])) for term in wanted}
+    full = sum(weights.values()) * min(1, ENOUGH_TERMS / len(wanted))
     around = {p.marker: terms(f"{p.section} {p.text}") for p in passages}
-    vectors = np.asarray(embed([question, *(f"{p.section}\n{text}" for p, text, _ in sentences)]))
+    vectors = np.asarray(embed([question, *(text for _, text, _ in sentences)]))
     likeness = vectors[1:] @ vectors[0]
+    unknown = UNKNOWN_NAME * _names_something_unknown(question, passages)
+    wants_figure = ASKS_FOR_A_FIGURE.search(question) is not None
 
     def share(held: frozenset[str]) -> float:
-        return sum(weights[term] for term in wanted & held) / sum(weights.values())
+        return min(1.0, sum(weights[term] for term in wanted & held) / full)
+
+    def score(passage: FencedPassage, text: str, held: frozenset[str], close: float) -> float:
+        found = IN_SENTENCE * share(held) + IN_PASSAGE * share(around[passage.marker])
+        figure = NO_FIGURE * (wants_figure and not any(map(str.isdigit, text)))
+        return found + IN_MEANING * max(0.0, close) + IN_RANK / passage.marker - unknown - figure
 
     candidates = [
-        Candidate(
-            p.marker,
-            text,
-            SENTENCE_SHARE * share(held)
-            + PASSAGE_SHARE * share(around[p.marker])
-            + MEANING_SHARE * max(0.0, float(close)),
-            wanted & held,
-        )
+        Candidate(p.marker, text, score(p, text, held, float(close)), wanted & held)
         for (p, text, held), close in zip(sentences, likeness, strict=True)
     ]
     return sorted(candidates, key=lambda c: (-c.score, c.marker, c.text))
+
+
+def _names_something_unknown(question: str, passages: Sequence[FencedPassage]) -> bool:
+    """Whether a name or identifier of the question (capitals, digits) stands in none of the passages."""
+    words = WORD.findall(question)
+    names = {word for n, word in enumerate(words) if NAME.match(word) or (n and word[0].isupper())} - {"I"}
+    known = " ".join(f"{p.section} {p.text}" for p in passages).lower()
+    return any(name.lower() not in known for name in names)
 
 
 def _choose(ranked: Sequence[Candidate]) -> list[Candidate]:

@@ -4,7 +4,7 @@ Knows nothing of embeddings or storage.
 """
 
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from markdown_it import MarkdownIt
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
@@ -38,7 +38,7 @@ def _headings(markdown: str) -> list[tuple[int, str]]:
     tokens = MarkdownIt("commonmark").parse(markdown)
     path: dict[int, str] = {}
     found = []
-    for opening, inline in zip(tokens, tokens[1:], strict=False):
+    for opening, inline in pairwise(tokens):
         if opening.type == "heading_open" and opening.map:
             level = int(opening.tag[1:])
             path = {n: title for n, title in path.items() if n < level} | {level: inline.content}

@@ -15,7 +15,7 @@ from app.types import Document
 SNIFFED = 8_192
 MARKDOWN_NAMES = {".md", ".markdown", ".mdown"}
 NEAR_FULL_LINE = 0.75
-HTML_START = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
+HTML_START = re.compile(rb"(?is)\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b")
 H1 = re.compile(r"^# +(.+?) *#*$", re.MULTILINE)
 
 Loader = Callable[[bytes], tuple[str, str]]
@@ -130,7 +130,9 @@ def _load_pdf(data: bytes) -> tuple[str, str]:
         pages = [_unwrapped(page.extract_text()) for page in reader.pages]
         title = (reader.metadata.title or "") if reader.metadata else ""
     except Exception as error:  # pypdf meets broken files with errors of many kinds
-        raise UnsupportedDocument(f"the PDF cannot be read ({type(error).__name__}); it may be damaged or locked") from error
+        raise UnsupportedDocument(
+            f"the PDF cannot be read ({type(error).__name__}); it may be damaged or locked"
+        ) from error
     return title, "\n\n".join(pages).replace("\0", "")
 
 

@@ -6,9 +6,9 @@ Knows nothing of HTTP or the terminal.
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass
 
 from app.db.answers import save_answer
 from app.db.engine import Database
@@ -25,6 +25,18 @@ from app.types import Answer, Completion, Message, Passage, TextDelta
 ABSTENTION = "The documents do not answer this question."
 
 Event = CitationEvent | Answer
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One question on its way."""
+
+    began: float
+    question: str
+    passages: list[Passage]
+    prompt: Prompt
+    messages: list[Message]
+    reader: CitationReader
 
 
 class Pipeline:
@@ -45,35 +57,36 @@ class Pipeline:
             ProviderError: the model failed.
 
         """
-        began = time.monotonic()
-        question = self._checked(question)
-        passages = await self._retriever.retrieve(question)
-        prompt = load_prompt("answer")
-        completion = await self._gateway.complete(_messages(prompt, question, passages))
-        reader = CitationReader(passages)
-        for _ in (*reader.feed(completion.text), *reader.close()):
+        turn = await self._begin(question)
+        completion = await self._gateway.complete(turn.messages)
+        for _ in (*turn.reader.feed(completion.text), *turn.reader.close()):
             pass
-        return await self._finish(question, passages, prompt, completion, reader, began)
+        return await self._finish(turn, completion)
 
-    async def stream(self, question: str) -> AsyncIterator[Event]:
-        """Answer in pieces: text and citations as they are checked, then the whole stored Answer. Raises as `ask`."""
-        began = time.monotonic()
-        question = self._checked(question)
-        passages = await self._retriever.retrieve(question)
-        prompt = load_prompt("answer")
-        reader = CitationReader(passages)
+    async def stream(self, question: str) -> AsyncGenerator[Event]:
+        """Answer in pieces: text and citations as they are checked, then the stored Answer. Raises as `ask`."""
+        turn = await self._begin(question)
         completion: Completion | None = None
-        async with aclosing(self._gateway.stream(_messages(prompt, question, passages))) as events:
+        async with aclosing(self._gateway.stream(turn.messages)) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
-                    for shown in reader.feed(event.text):
+                    for shown in turn.reader.feed(event.text):
                         yield shown
                 else:
                     completion = event
-        for shown in reader.close():
+        for shown in turn.reader.close():
             yield shown
         assert completion is not None  # noqa: S101  # a stream ends with its completion or raises
-        yield await self._finish(question, passages, prompt, completion, reader, began)
+        yield await self._finish(turn, completion)
+
+    async def _begin(self, question: str) -> _Turn:
+        """Everything up to the model's call."""
+        began = time.monotonic()
+        question = self._checked(question)
+        passages = await self._retriever.retrieve(question)
+        prompt = load_prompt("answer")
+        messages = prompt.messages(passages=fence(passages), question=neutral(question))
+        return _Turn(began, question, passages, prompt, messages, CitationReader(passages))
 
     def _checked(self, question: str) -> str:
         question = question.strip()
@@ -88,36 +101,24 @@ class Pipeline:
             raise InvalidInput("the question is not valid Unicode text") from None
         return question.replace("\0", "")
 
-    async def _finish(
-        self,
-        question: str,
-        passages: list[Passage],
-        prompt: Prompt,
-        completion: Completion,
-        reader: CitationReader,
-        began: float,
-    ) -> Answer:
+    async def _finish(self, turn: _Turn, completion: Completion) -> Answer:
+        """The checked answer, stored."""
+        abstained = not turn.reader.citations
         answer = Answer(
             id=str(uuid.uuid4()),
-            question=question,
-            text=reader.text.strip(),
-            abstained=not reader.citations,
+            question=turn.question,
+            text=ABSTENTION if abstained else turn.reader.text.strip(),
+            abstained=abstained,
             model=completion.model,
             notice=completion.notice,
-            prompt_hash=prompt.content_hash,
+            prompt_hash=turn.prompt.content_hash,
             usage=completion.usage,
             cost_nanousd=completion.cost_nanousd,
-            latency_ms=round((time.monotonic() - began) * 1000),
-            citations=tuple(reader.citations),
-            rejected=tuple(reader.rejected),
-            passages=tuple(passages),
+            latency_ms=round((time.monotonic() - turn.began) * 1000),
+            citations=tuple(turn.reader.citations),
+            rejected=tuple(turn.reader.rejected),
+            passages=tuple(turn.passages),
         )
-        if answer.abstained:
-            answer = replace(answer, text=ABSTENTION)
         async with self._database.transaction() as connection:
             await save_answer(connection, self._database.tenant, answer)
         return answer
-
-
-def _messages(prompt: Prompt, question: str, passages: list[Passage]) -> list[Message]:
-    return prompt.messages(passages=fence(passages), question=neutral(question))

@@ -1,0 +1,63 @@
+"""POST /v1/ask: a question, and an answer whole or as server-sent events."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import structlog
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, format_sse_event
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from app.api.deps import FromServices
+from app.api.errors import body, public
+from app.errors import AppError
+from app.rag.pipeline import Event
+from app.types import Answer, Citation, RejectedCitation, TextDelta
+
+router = APIRouter(prefix="/v1", tags=["ask"])
+log = structlog.get_logger(__name__)
+
+NAMES: dict[type, str] = {TextDelta: "delta", Citation: "citation", RejectedCitation: "rejected", Answer: "answer"}
+AnyEvent = TypeAdapter[Event](Event)
+
+
+class Question(BaseModel):
+    """What is asked. With `stream` the answer comes as events: delta, citation, rejected, then answer or error."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"question": "What does k1 do in BM25?"}]})
+
+    question: str
+    stream: bool = False
+
+
+@router.post("/ask", response_model=Answer, responses={200: {"content": {"text/event-stream": {}}}})
+async def ask(request: Question, services: FromServices) -> Answer | StreamingResponse:
+    """Answer from the documents, each statement with a citation that was checked, or say that they do not answer."""
+    if not request.stream:
+        return await services.pipeline.ask(request.question)
+    events = services.pipeline.stream(request.question)
+    first = await anext(events)  # an error before it is an ordinary error response
+    return EventSourceResponse(_encoded(first, events), headers={"Cache-Control": "no-store"})
+
+
+async def _encoded(first: Event, rest: AsyncGenerator[Event]) -> AsyncIterator[bytes]:
+    """Events as bytes. An error in the middle becomes the last event, since the status has been sent."""
+    async with aclosing(rest):
+        yield _event(first)
+        try:
+            async for event in rest:
+                yield _event(event)
+        except AppError as error:
+            yield _error(public(error))
+        except Exception:  # the client must learn that the answer is not whole
+            log.exception("unforeseen error in a stream")
+            yield _error(body(500, "something went wrong inside the application", "internal_error"))
+
+
+def _event(event: Event) -> bytes:
+    return format_sse_event(event=NAMES[type(event)], data_str=AnyEvent.dump_json(event).decode())
+
+
+def _error(error: dict[str, dict[str, str | None]]) -> bytes:
+    return format_sse_event(event="error", data_str=TypeAdapter(dict).dump_json(error).decode())

@@ -1,0 +1,64 @@
+"""/v1/documents: list, upload, delete."""
+
+import asyncio
+from pathlib import PurePosixPath
+
+from fastapi import APIRouter, UploadFile
+from pydantic import BaseModel
+
+from app.api.deps import FromServices
+from app.db import store
+from app.db.store import StoredDocument
+from app.errors import InvalidInput, NotFound
+from app.rag.ingest import IngestReport
+from app.rag.loaders import load_bytes
+
+router = APIRouter(prefix="/v1/documents", tags=["documents"])
+BIGGEST_ID = 2**63 - 1
+
+
+class DocumentList(BaseModel):
+    """All documents, by source."""
+
+    object: str = "list"
+    data: list[StoredDocument]
+
+
+class Ingested(BaseModel):
+    """What became of an upload: `unchanged` when the same content was stored already."""
+
+    source: str
+    status: str
+    chunks: int
+
+
+@router.get("")
+async def list_documents(services: FromServices) -> DocumentList:
+    """List what can be asked about."""
+    async with services.database.transaction() as connection:
+        stored = await store.list_documents(connection, services.database.tenant)
+    return DocumentList(data=stored)
+
+
+@router.post("", status_code=201)
+async def upload_document(file: UploadFile, services: FromServices) -> Ingested:
+    """Add a Markdown, text, HTML or PDF file; the same name again replaces it."""
+    name = PurePosixPath((file.filename or "").replace("\\", "/")).name.replace("\0", "")
+    if not name:
+        raise InvalidInput("the upload has no file name")
+    limit = services.settings.max_document_bytes
+    data = await file.read(limit + 1)
+    document = await asyncio.to_thread(load_bytes, data, source=f"upload/{name}", max_bytes=limit)
+    report = IngestReport()
+    await services.ingester.ingest(document, report)
+    status = "added" if report.added else "unchanged"
+    return Ingested(source=document.source, status=status, chunks=report.chunks)
+
+
+@router.delete("/{document_id}", status_code=204)
+async def delete_document(document_id: int, services: FromServices) -> None:
+    """Remove a document with everything made from it."""
+    async with services.database.transaction() as connection:
+        known = abs(document_id) <= BIGGEST_ID
+        if not known or not await store.delete_document(connection, services.database.tenant, document_id):
+            raise NotFound(f"there is no document {document_id}")

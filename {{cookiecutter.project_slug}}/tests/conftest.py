@@ -1,0 +1,92 @@
+"""What every test stands on: a real Postgres, real offline models, and no way out to the network."""
+
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from sqlalchemy import text
+
+from app.db.embedded import EmbeddedPostgres
+from app.db.engine import Database, connect, migrate
+from app.gateway.gateway import Gateway
+from app.rag.ingest import Ingester
+from app.rag.pipeline import Pipeline
+from app.settings import Settings
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}  # noqa: S104  # compared, not bound
+PROJECT = Path(__file__).parent.parent
+
+hypothesis_settings.register_profile("project", derandomize=True, database=None, deadline=None, max_examples=60)
+hypothesis_settings.load_profile("project")
+
+
+def _stay_on_loopback(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse every connection and every name look-up that would leave this machine."""
+    if event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1][0] not in LOOPBACK:
+        raise RuntimeError(f"a test tried to connect to {arguments[1]}")
+    if event == "socket.getaddrinfo" and (arguments[0] or "") not in LOOPBACK:
+        raise RuntimeError(f"a test tried to look up {arguments[0]}")
+
+
+def pytest_configure() -> None:
+    """Close the network before anything is imported, and hide the developer's own settings."""
+    sys.addaudithook(_stay_on_loopback)
+    for name in Settings.model_fields:
+        os.environ.pop(name.upper(), None)
+    Settings.model_config["env_file"] = None
+
+
+@pytest.fixture(scope="session")
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Postgres for this test run: TEST_DATABASE_URL, or the built-in one, faster because it may forget."""
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+        return
+    fast = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), fast)
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+async def migrated_url(database_url: str) -> str:
+    """The URL of a database with this version's schema."""
+    await migrate(database_url)
+    return database_url
+
+
+@pytest.fixture
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    """An empty database."""
+    async with connect(migrated_url) as connected:
+        async with connected.transaction() as connection:
+            await connection.execute(text("TRUNCATE documents, index_stamps, answers CASCADE"))
+        yield connected
+
+
+@pytest.fixture
+def settings(migrated_url: str, tmp_path: Path) -> Settings:
+    """Offline models on the test database."""
+    return Settings(database_url=migrated_url, data_dir=tmp_path)
+
+
+@pytest.fixture
+def gateway(settings: Settings) -> Gateway:
+    """The gateway on offline models."""
+    return Gateway(settings)
+
+
+@pytest.fixture
+def ingester(database: Database, gateway: Gateway, settings: Settings) -> Ingester:
+    """Ingest into the empty database."""
+    return Ingester(database, gateway, settings)
+
+
+@pytest.fixture
+def pipeline(database: Database, gateway: Gateway, settings: Settings) -> Pipeline:
+    """Answers from the test database."""
+    return Pipeline(database, gateway, settings)
