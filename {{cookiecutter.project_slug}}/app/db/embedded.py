@@ -39,9 +39,9 @@ class EmbeddedPostgres:
         self._as_root = os.geteuid() == 0
         # Postgres refuses to run as root, and an ordinary user cannot look below /root: in a container the
         # cluster lives in /var/lib instead, which only root could have prepared.
-        self._home = ROOT_HOME / key if self._as_root else data_dir.resolve()
-        self._cluster = self._home / "postgres"
-        self._log = self._home / "postgres.log"
+        self.home = ROOT_HOME / key if self._as_root else data_dir.resolve()
+        self._cluster = self.home / "postgres"
+        self._log = self.home / "postgres.log"
         self._sockets = Path(tempfile.gettempdir()) / f"postgres-{key}"
         self._options = options
         self._users: IO[bytes] | None = None
@@ -64,7 +64,7 @@ class EmbeddedPostgres:
             if not self._alive():
                 self._create_cluster()
                 self._start_server()
-            self._users = (self._home / "users.lock").open("ab")
+            self._users = (self.home / "users.lock").open("ab")
             fcntl.flock(self._users, fcntl.LOCK_SH)
         return self.url
 
@@ -83,17 +83,17 @@ class EmbeddedPostgres:
             self._users = None
 
     def _prepare_home(self) -> None:
-        self._home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(parents=True, exist_ok=True)
         self._sockets.mkdir(mode=0o700, exist_ok=True)
         if self._as_root:
-            shutil.chown(self._home, UNPRIVILEGED)
+            shutil.chown(self.home, UNPRIVILEGED)
             shutil.chown(self._sockets, UNPRIVILEGED)
         elif self._sockets.stat().st_uid != os.geteuid():
             raise ConfigurationError(f"{self._sockets} belongs to another user; remove it or set DATABASE_URL")
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        with (self._home / "start.lock").open("ab") as lock:
+        with (self.home / "start.lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -147,14 +147,14 @@ class EmbeddedPostgres:
             if self._as_root
             else {}
         )
-        output = self._home / "command.log"
+        output = self.home / "command.log"
         with output.open("wb") as sink:  # a pipe would stay open as long as the server that inherits it
             finished = subprocess.run(  # noqa: S603  # our own programs from the wheel
                 [str(self._programs() / program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
-                cwd=self._home,
+                cwd=self.home,
                 check=False,
                 **identity,
             )

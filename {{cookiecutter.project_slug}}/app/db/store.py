@@ -55,21 +55,18 @@ async def replace_document(
     vectors: Sequence[Sequence[float]],
 ) -> int:
     """Store `document` with one vector per chunk in place of what its source had before; return its id."""
-    old = delete(documents).where(documents.c.tenant == tenant, documents.c.source == document.source)
-    await connection.execute(old)
-    added = (
-        insert(documents)
-        .returning(documents.c.id)
-        .values(
-            tenant=tenant,
-            source=document.source,
-            title=document.title,
-            media_type=document.media_type,
-            content_hash=document.content_hash,
-            text=document.text,
-        )
-    )
-    document_id: int = (await connection.execute(added)).scalar_one()
+    content = {
+        "title": document.title,
+        "media_type": document.media_type,
+        "content_hash": document.content_hash,
+        "text": document.text,
+        "created_at": func.now(),
+    }
+    # An upsert, not delete and insert: of two writers of one source the second waits, and wins.
+    added = upsert(documents).values(tenant=tenant, source=document.source, **content)
+    written = added.on_conflict_do_update(constraint="documents_tenant_source_key", set_=content)
+    document_id: int = (await connection.execute(written.returning(documents.c.id))).scalar_one()
+    await connection.execute(delete(chunks).where(chunks.c.document_id == document_id))
     rows = [
         {
             "tenant": tenant,

@@ -7,8 +7,9 @@ import tomllib
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import InvalidInput
 from app.evals.evaluators import METRICS
@@ -30,7 +31,7 @@ class Thresholds(BaseModel):
 
     min_cases: int = Field(ge=1)
     max_error_rate: float = Field(ge=0, le=1)
-    metrics: dict[str, float]
+    metrics: dict[str, Annotated[float, Field(ge=0, le=1)]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def load_thresholds(path: Path) -> Thresholds:
     """
     try:
         thresholds = Thresholds.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, not TOML, or not what the model wants
         raise InvalidInput(f"{path} holds no valid thresholds: {error}") from None
     if unknown := thresholds.metrics.keys() - METRICS.keys():
         raise InvalidInput(f"{path} names unknown metrics: {', '.join(sorted(unknown))}")

@@ -30,8 +30,9 @@ def rows(run: Run, thresholds: Thresholds) -> list[tuple[str, str, str, str]]:
 def table(run: Run, thresholds: Thresholds) -> Table:
     """The scores for a terminal."""
     out = Table("metric", "mean", "at least", "cases", title=_title(run))
+    means = run.means()
     for metric, mean, least, cases in rows(run, thresholds):
-        failed = least and float(mean) < float(least)
+        failed = means[metric] < thresholds.metrics.get(metric, 0)
         out.add_row(metric, f"[red]{mean}[/red]" if failed else mean, least, cases)
     return out
 

@@ -7,6 +7,7 @@ Knows nothing of retries, deadlines or budgets.
 
 import asyncio
 import gc
+import math
 import os
 import threading
 import time
@@ -45,6 +46,7 @@ def load() -> Any:  # litellm ships no usable types; this module is the fence ar
             litellm.telemetry = False
             litellm.suppress_debug_info = True
             litellm.drop_params = True  # a model that takes no temperature still answers
+            litellm.DEFAULT_MAX_RETRIES = 0  # its embeddings take max_retries=0 for "not given" and use this
             litellm.custom_provider_map = [{"provider": "offline", "custom_handler": _offline_handler(litellm)}]
             _loaded.append(litellm)
     return _loaded[0]
@@ -63,6 +65,8 @@ async def complete(deployment: Deployment, messages: list[Message], **options: A
         reply = await litellm.acompletion(messages=messages, **_call(deployment), **options)
     except Exception as error:
         raise _translated(error, deployment) from None
+    if not reply.choices:
+        raise ProviderUnavailable(f"{deployment.model} answered with nothing")
     choice = reply.choices[0]
     text = choice.message.content or ""
     usage = _usage(getattr(reply, "usage", None), messages, text)
@@ -80,20 +84,20 @@ async def stream(
     """
     began = time.monotonic()
     litellm = await asyncio.to_thread(load)
-    text, finish, counted = "", None, None
+    text, finish = "", None
     try:
         options["stream_options"] = {"include_usage": True}
         events = await litellm.acompletion(messages=messages, stream=True, **_call(deployment), **options)
         async with aclosing(events):
             async for event in events:
-                counted = getattr(event, "usage", None) or counted
                 for choice in event.choices[:1]:
-                    finish = choice.finish_reason or finish
                     if choice.delta.content:
                         text += choice.delta.content
                         yield TextDelta(choice.delta.content)
-            # litellm invents a finish where the connection was cut; this is what really came.
+            # litellm invents a finish where the connection was cut, and a usage where none was counted;
+            # this is what really came.
             finish = events.received_finish_reason
+            counted = next((c.usage for c in reversed(events.chunks) if getattr(c, "usage", None)), None)
     except Exception as error:
         raise _translated(error, deployment) from None
     if finish is None:
@@ -108,9 +112,10 @@ async def embed(deployment: Deployment, texts: list[str], **options: Any) -> lis
         reply = await litellm.aembedding(input=texts, **_call(deployment), **options)
     except Exception as error:
         raise _translated(error, deployment) from None
-    if len(reply.data) != len(texts):
-        raise ProviderError(f"{deployment.model} gave {len(reply.data)} vectors for {len(texts)} texts")
-    return [item["embedding"] for item in reply.data]
+    vectors = [item["embedding"] for item in reply.data or () if item["embedding"]]
+    if len(vectors) != len(texts):
+        raise ProviderError(f"{deployment.model} gave {len(vectors)} vectors for {len(texts)} texts")
+    return vectors
 
 
 def _call(deployment: Deployment) -> dict[str, Any]:
@@ -139,11 +144,12 @@ def _translated(error: Exception, deployment: Deployment) -> ProviderError:
 
 
 def _retry_after(error: Exception) -> float | None:
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    headers = getattr(error, "litellm_response_headers", None) or {}
     try:
-        return max(0.0, float(headers.get("retry-after", "")))
-    except ValueError:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:  # none, or a date
         return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _usage(counted: Any, messages: list[Message], text: str) -> Usage:  # litellm's usage, or None

@@ -10,8 +10,9 @@ from html import escape, unescape
 
 from app.types import Message, Passage
 
-TAG = re.compile(r"<(/?)(passage|question)\b", re.IGNORECASE)
-ESCAPED_TAG = re.compile(r"&lt;(/?)(passage|question)\b", re.IGNORECASE)
+# What is escaped already is escaped once more, so that reading gives back what was written.
+TAG = re.compile(r"(?:<|&(?:amp;)*lt;)/?(?:passage|question)\b", re.IGNORECASE)
+ESCAPED_TAG = re.compile(r"&(?:amp;)*lt;/?(?:passage|question)\b", re.IGNORECASE)
 PASSAGE = re.compile(r'<passage id="(\d+)" section="([^"]*)">\n(.*?)\n</passage>', re.DOTALL)
 QUESTION = re.compile(r"<question>\n(.*?)\n</question>", re.DOTALL)
 
@@ -35,15 +36,19 @@ def fence(passages: Sequence[Passage]) -> str:
 
 def neutral(text: str) -> str:
     """`text` without anything that could open or close a fence."""
-    return TAG.sub(r"&lt;\1\2", text)
+    return TAG.sub(lambda tag: escape(tag[0]), text)
+
+
+def _restored(text: str) -> str:
+    return ESCAPED_TAG.sub(lambda tag: unescape(tag[0]), text)
 
 
 def read_fences(messages: Sequence[Message]) -> tuple[str, list[FencedPassage]]:
     """The question and the passages of a prompt made with `fence`; empty where there are none."""
     prompt = messages[-1]["content"]
     passages = [
-        FencedPassage(int(number), unescape(section), ESCAPED_TAG.sub(r"<\1\2", text))
+        FencedPassage(int(number), unescape(section), _restored(text))
         for number, section, text in PASSAGE.findall(prompt)
     ]
     question = QUESTION.search(prompt)
-    return (ESCAPED_TAG.sub(r"<\1\2", question[1]) if question else ""), passages
+    return (_restored(question[1]) if question else ""), passages

@@ -3,8 +3,9 @@
 Knows nothing of embeddings or storage.
 """
 
+import re
 from bisect import bisect_right
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from markdown_it import MarkdownIt
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
@@ -12,6 +13,7 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from app.types import Chunk, Document
 
 STRUCTURED = {"text/markdown", "text/html"}
+LINE_END = re.compile(r"\r\n?|\n")  # Markdown's; splitlines knows others
 
 
 def split(document: Document, *, max_characters: int) -> list[Chunk]:
@@ -33,8 +35,7 @@ def split(document: Document, *, max_characters: int) -> list[Chunk]:
 
 def _headings(markdown: str) -> list[tuple[int, str]]:
     """Where each heading begins, in characters, with its path: `Guide > Part > Section`."""
-    # split, not splitlines: Markdown ends a line at "\n" alone
-    offsets = [0, *accumulate(len(line) + 1 for line in markdown.split("\n"))]
+    offsets = [0, *(end.end() for end in LINE_END.finditer(markdown))]
     tokens = MarkdownIt("commonmark").parse(markdown)
     path: dict[int, str] = {}
     found = []

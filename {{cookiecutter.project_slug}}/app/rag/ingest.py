@@ -46,7 +46,8 @@ class Ingester:
                 document = await asyncio.to_thread(load_file, file, max_bytes=self._settings.max_document_bytes)
                 await self.ingest(document, report)
             except (InvalidInput, OSError) as error:
-                report.skipped.append((str(file), getattr(error, "message", str(error))))
+                name = str(file).encode(errors="replace").decode()  # a name may hold bytes that nobody can print
+                report.skipped.append((name, getattr(error, "message", str(error))))
             on_file(file)
         return report
 

@@ -7,7 +7,10 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+
+from markdown_it import MarkdownIt
 
 from app.errors import DocumentTooLarge, InvalidInput, UnsupportedDocument
 from app.types import Document
@@ -15,8 +18,11 @@ from app.types import Document
 SNIFFED = 8_192
 MARKDOWN_NAMES = {".md", ".markdown", ".mdown"}
 NEAR_FULL_LINE = 0.75
-HTML_START = re.compile(rb"(?is)\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b")
-H1 = re.compile(r"^# +(.+?) *#*$", re.MULTILINE)
+# Possessive (*+): otherwise every comment at the beginning doubles the time that a page without HTML takes.
+HTML_START = re.compile(
+    rb"(?is)(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*+<(?:!doctype\s+html|html|head|body)\b"
+)
+PDF_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*%PDF-")
 
 Loader = Callable[[bytes], tuple[str, str]]
 
@@ -56,10 +62,12 @@ def load_file(path: Path, *, max_bytes: int) -> Document:
 def load_bytes(data: bytes, *, source: str, max_bytes: int) -> Document:
     """Turn the bytes of one document into text. Raises as `load_file` does."""
     _check_size(source, len(data), max_bytes)
+    if source != _storable(source):
+        raise InvalidInput(f"the name {source!r} is not valid Unicode")
     if not data.strip():
         raise UnsupportedDocument(f"{source} is empty")
     media_type = detect(data, source)
-    title, text = LOADERS[media_type](data)
+    title, text = map(_storable, LOADERS[media_type](data))
     if not text.strip():
         raise UnsupportedDocument(f"{source} holds no text (a scanned PDF needs OCR first)")
     return Document(
@@ -78,17 +86,28 @@ def detect(data: bytes, name: str) -> str:
         UnsupportedDocument: neither PDF nor UTF-8 text.
 
     """
-    if b"%PDF-" in data[:1024]:
+    is_text = _is_text(data)
+    # Some programs write a few bytes before the header; but a text may speak of it.
+    if PDF_START.match(data) or (b"%PDF-" in data[:1024] and not is_text):
         return "application/pdf"
-    try:
-        data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        data = b"\0"
-    if b"\0" in data:
+    if not is_text:
         raise UnsupportedDocument(f"{name} is neither PDF nor UTF-8 text; give Markdown, plain text, HTML or PDF")
     if HTML_START.match(data[:SNIFFED]):
         return "text/html"
     return "text/markdown" if Path(name).suffix.lower() in MARKDOWN_NAMES else "text/plain"
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in data
+
+
+def _storable(text: str) -> str:
+    """`text` with one kind of line end, and without what neither UTF-8 nor Postgres can hold."""
+    return text.encode(errors="replace").decode().replace("\0", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _check_size(name: str, size: int, max_bytes: int) -> None:
@@ -97,28 +116,37 @@ def _check_size(name: str, size: int, max_bytes: int) -> None:
 
 
 def _load_text(data: bytes) -> tuple[str, str]:
-    return "", data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    return "", data.decode("utf-8-sig")
 
 
 def _load_markdown(data: bytes) -> tuple[str, str]:
     text = _load_text(data)[1]
-    heading = H1.search(text)
-    return (heading[1] if heading else ""), text
+    return _first_heading(text), text
+
+
+def _first_heading(markdown: str) -> str:
+    """The first heading of level one; a parser, because a `#` may also stand in code or end a name."""
+    tokens = MarkdownIt("commonmark").disable("inline").parse(markdown)
+    return next((inline.content for opening, inline in pairwise(tokens) if opening.tag == "h1"), "")
 
 
 def _load_html(data: bytes) -> tuple[str, str]:
     """HTML as Markdown, without what is not content."""
-    from bs4 import BeautifulSoup  # noqa: PLC0415  # only HTML needs it
+    from bs4 import BeautifulSoup, ProcessingInstruction  # noqa: PLC0415  # only HTML needs it
     from markdownify import MarkdownConverter  # noqa: PLC0415
 
-    page = BeautifulSoup(data, "html.parser")
+    page = BeautifulSoup(_load_text(data)[1], "html.parser")
     title = page.title.get_text() if page.title else ""
     for part in page(["script", "style", "noscript", "template", "svg", "nav", "head"]):
         part.decompose()
+    for instruction in page(string=lambda string: isinstance(string, ProcessingInstruction)):
+        instruction.extract()
     converter = MarkdownConverter(heading_style="ATX", bullets="-", escape_asterisks=False, escape_underscores=False)
-    text = re.sub(r"\n{3,}", "\n\n", converter.convert_soup(page)).strip()
-    heading = H1.search(text)
-    return (heading[1] if heading else title), text
+    try:
+        text = re.sub(r"\n{3,}", "\n\n", converter.convert_soup(page)).strip()
+    except RecursionError:
+        raise UnsupportedDocument("the elements of the HTML are nested too deeply") from None
+    return _first_heading(text) or title, text
 
 
 def _load_pdf(data: bytes) -> tuple[str, str]:

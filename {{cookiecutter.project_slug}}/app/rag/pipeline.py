@@ -89,7 +89,7 @@ class Pipeline:
         return _Turn(began, question, passages, prompt, messages, CitationReader(passages))
 
     def _checked(self, question: str) -> str:
-        question = question.strip()
+        question = question.replace("\0", "").strip()
         if not question:
             raise InvalidInput("the question is empty")
         limit = self._settings.max_question_characters
@@ -99,7 +99,7 @@ class Pipeline:
             question.encode()
         except UnicodeEncodeError:
             raise InvalidInput("the question is not valid Unicode text") from None
-        return question.replace("\0", "")
+        return question
 
     async def _finish(self, turn: _Turn, completion: Completion) -> Answer:
         """The checked answer, stored."""

@@ -1,0 +1,81 @@
+# Every command of the template; `make` lists them. CI and the docs call only these.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set corpus-pdf clean
+
+# uv is used where it is installed, and installed into .uv/ where it is not; hooks find it on the PATH.
+UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
+export PATH := $(CURDIR)/.uv/bin:$(PATH)
+RUN := $(UV) run --quiet
+PYTHON := $(UV) run --quiet --no-project python
+PROJECT := {{cookiecutter.project_slug}}
+DEFAULT := build/default/my-ai-app
+q ?= What does a circuit breaker do?
+export q
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: uv.lock ## Render the default project into build/demo and get a cited answer from it
+	@rm -rf build/demo
+	@$(UV) run --no-dev python tools/render.py build/demo
+	@$(MAKE) --no-print-directory -C build/demo/my-ai-app ask
+	@echo "The project is in build/demo/my-ai-app."
+
+test: uv.lock ## Run all tests: render every option, install and test a generated project
+	@$(RUN) pytest
+
+test-fast: uv.lock ## Run the tests that only render, in seconds
+	@$(RUN) pytest -m "not slow"
+
+check: uv.lock check-in-place ## Check format, lint and types of the template and of the project in it
+	@$(RUN) ruff format --check
+	@$(RUN) ruff check
+	@$(RUN) mypy
+
+# The project in the template is checked and tested in place, in the environment of a rendered one. Caches stay
+# outside of it, because cookiecutter would copy them.
+IN_PLACE = cd '$(PROJECT)' && PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=. RUFF_CACHE_DIR=$(CURDIR)/build/ruff \
+	COVERAGE_FILE=$(CURDIR)/build/coverage $(CURDIR)/$(DEFAULT)/.venv/bin
+
+check-in-place: $(DEFAULT)/.venv/made ## Check the project in the template, where it stands
+	@$(IN_PLACE)/ruff format --check
+	@$(IN_PLACE)/ruff check
+	@$(IN_PLACE)/mypy --cache-dir $(CURDIR)/build/mypy
+
+test-in-place: $(DEFAULT)/.venv/made ## Test the project in the template, where it stands
+	@$(IN_PLACE)/pytest -p no:cacheprovider $(args)
+
+$(DEFAULT)/.venv/made: $(PROJECT)/pyproject.toml $(PROJECT)/tested-set.txt cookiecutter.json uv.lock
+	@rm -rf build/default
+	@$(RUN) python tools/render.py build/default
+	@$(UV) sync --quiet --project $(DEFAULT) --no-install-project
+	@touch $@
+
+format: $(DEFAULT)/.venv/made ## Format all code and mend what the linter can
+	@$(RUN) ruff check --fix
+	@$(RUN) ruff format
+	@$(IN_PLACE)/ruff check --fix
+	@$(IN_PLACE)/ruff format
+
+tested-set: uv.lock ## Lock a default project anew and write its list into the template
+	@rm -rf build/tested
+	@COOKIECUTTER_AI_APP_NO_LOCK=1 $(RUN) python tools/render.py build/tested
+	@cd build/tested/my-ai-app && $(UV) lock --quiet && $(PYTHON) scripts/tested_set.py write
+	@cp build/tested/my-ai-app/tested-set.txt '$(PROJECT)/tested-set.txt'
+	@$(UV) lock --quiet && $(PYTHON) '$(PROJECT)/scripts/tested_set.py' write
+
+corpus-pdf: uv.lock ## Make the PDF articles of the corpus from tools/corpus_pdf
+	@$(RUN) python tools/make_corpus_pdf.py
+
+clean: ## Remove environments, renders and caches
+	rm -rf build .venv .uv .pytest_cache .mypy_cache .ruff_cache
+
+uv.lock: pyproject.toml | $(UV)
+	@$(UV) lock --quiet
+	@touch uv.lock
+	@$(PYTHON) '$(PROJECT)/scripts/tested_set.py' check || true
+
+$(CURDIR)/.uv/bin/uv:
+	@echo "Installing uv into .uv/ ..."
+	@python3 -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9

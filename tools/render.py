@@ -1,0 +1,48 @@
+"""Render the template as a user would get it: from git's view of this folder, without caches and leftovers.
+
+    python tools/render.py OUTPUT_DIR [name=value ...]
+
+Working in place leaves files that git ignores, and cookiecutter would copy each of them.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cookiecutter.main import cookiecutter
+
+ROOT = Path(__file__).parent.parent
+
+
+def render(output: Path, **values: str) -> Path:
+    """Render into a new folder below `output` and return it.
+
+    Raises:
+        cookiecutter.exceptions.CookiecutterException: a hook refused the values, or the folder exists.
+
+    """
+    with tempfile.TemporaryDirectory() as copy:
+        export(Path(copy))
+        return Path(cookiecutter(copy, no_input=True, output_dir=str(output), extra_context=values))
+
+
+def export(target: Path) -> None:
+    """Copy the files that git tracks, or would add, as they stand in the working tree."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607  # git, wherever it is
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+if __name__ == "__main__":
+    output, *pairs = sys.argv[1:]
+    print(render(Path(output), **dict(pair.split("=", 1) for pair in pairs)))

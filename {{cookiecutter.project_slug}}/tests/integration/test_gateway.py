@@ -1,0 +1,380 @@
+"""The gateway against a real HTTP endpoint, through litellm: what it retries, what it counts, what it hides."""
+
+import socket
+import traceback
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from app.db.engine import Database
+from app.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderUnavailable,
+)
+from app.gateway.gateway import Event, Gateway
+from app.rag.ingest import Ingester
+from app.rag.pipeline import ABSTENTION, Pipeline
+from app.settings import Settings
+from app.types import Completion, Message, TextDelta, Usage
+from tests.provider import (
+    Behaviour,
+    CutStream,
+    Garbage,
+    Hang,
+    NoUsage,
+    Provider,
+    RateLimited,
+    Rejected,
+    Reply,
+    ServerError,
+    StallStream,
+)
+
+QUESTION: list[Message] = [{"role": "user", "content": "What is the canary question?"}]
+CANARY = "canary-7d41-secret"
+BRIEF_SECONDS = 0.3
+
+MakeGateway = Callable[..., Gateway]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Provider]:
+    """One provider for the whole file; its port is all that costs time."""
+    with Provider() as running:
+        yield running
+
+
+@pytest.fixture
+def provider(server: Provider) -> Provider:
+    """The provider with a clean history."""
+    server.reset()
+    return server
+
+
+@pytest.fixture
+def gateway_with(provider: Provider) -> MakeGateway:
+    """Makes a gateway whose two roles are played by the provider; takes settings."""
+
+    def make(**given: Any) -> Gateway:
+        endpoint = {"chat_api_base": provider.url, "embedding_api_base": provider.url}
+        models = {"chat_model": "openai/test-model", "embedding_model": "openai/test-embedding"}
+        return Gateway(Settings(**(models | endpoint | given)))
+
+    return make
+
+
+async def collect(events: AsyncGenerator[Event]) -> tuple[str, Completion]:
+    """The pieces of a stream joined, and its last event."""
+    *pieces, last = [event async for event in events]
+    assert isinstance(last, Completion)
+    return "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)), last
+
+
+async def call(gateway: Gateway, role: str) -> object:
+    """Do what `role` does: complete, stream or embed."""
+    if role == "embed":
+        return await gateway.embed(["a text"])
+    return await (gateway.complete(QUESTION) if role == "complete" else collect(gateway.stream(QUESTION)))
+
+
+ROLES = pytest.mark.parametrize("role", ["complete", "stream", "embed"])
+
+
+async def test_a_completion_has_text_finish_and_the_configured_models_name(gateway_with: MakeGateway) -> None:
+    """A completion carries what came back, under the name that was configured."""
+    reply = await gateway_with().complete(QUESTION)
+    assert (reply.text, reply.finish_reason) == ("Hello from the test model.", "stop")
+    assert (reply.model, reply.notice) == ("openai/test-model", "")
+    assert reply.latency_ms >= 0
+
+
+async def test_a_call_carries_the_messages_the_limits_and_no_key_of_somebody_else(
+    gateway_with: MakeGateway, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request holds messages, max_tokens and temperature 0; a key in the environment stays there."""
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    await gateway_with(max_output_tokens=77).complete(QUESTION)
+    [request] = provider.requests
+    assert request.body["messages"] == QUESTION
+    assert (request.body["model"], request.body["max_tokens"], request.body["temperature"]) == ("test-model", 77, 0)
+    assert CANARY not in str(request.headers)
+
+
+async def test_a_stream_gives_pieces_and_then_the_whole(gateway_with: MakeGateway, provider: Provider) -> None:
+    """The pieces of a stream join to the text of its completion, which comes last."""
+    provider.then(Reply("one two three"))
+    text, completion = await collect(gateway_with().stream(QUESTION))
+    assert text == completion.text == "one two three "
+    assert (completion.finish_reason, completion.usage) == ("stop", Usage(11, 7))
+
+
+async def test_embeddings_come_in_order_and_in_batches(gateway_with: MakeGateway, provider: Provider) -> None:
+    """Each text gets its own vector, and 130 texts take two requests."""
+    vectors = await gateway_with().embed(["x" * n for n in range(1, 131)])
+    assert [vector[0] for vector in vectors] == list(range(1, 131))
+    assert [len(request.body["input"]) for request in provider.requests] == [128, 2]
+
+
+async def test_usage_is_what_the_provider_counted(gateway_with: MakeGateway) -> None:
+    """The provider's count is taken as it is."""
+    assert (await gateway_with().complete(QUESTION)).usage == Usage(11, 7, estimated=False)
+
+
+@pytest.mark.parametrize("role", ["complete", "stream"])
+async def test_a_missing_usage_is_estimated_and_says_so(
+    gateway_with: MakeGateway, provider: Provider, role: str
+) -> None:
+    """Where the provider does not count, a guess of four characters a token is flagged as one."""
+    provider.then(NoUsage("sixteen letters.", finish="length"))
+    reply = await call(gateway_with(), role)
+    completion = reply[1] if isinstance(reply, tuple) else reply
+    assert isinstance(completion, Completion)
+    assert completion.usage == Usage(len(QUESTION[0]["content"]) // 4, 4, estimated=True)
+    assert completion.finish_reason == "length"
+
+
+async def test_the_price_goes_by_the_configured_model(gateway_with: MakeGateway) -> None:
+    """A known model costs its list price for the counted tokens, whatever name comes back."""
+    reply = await gateway_with(chat_model="openai/gpt-4o-mini").complete(QUESTION)
+    assert reply.cost_nanousd == 11 * 150 + 7 * 600
+
+
+async def test_an_unknown_price_is_none_and_not_zero(gateway_with: MakeGateway) -> None:
+    """A model without a price has an unknown cost."""
+    assert (await gateway_with().complete(QUESTION)).cost_nanousd is None
+
+
+@ROLES
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        RateLimited(retry_after=0),
+        ServerError(retry_after=0),
+        Rejected(408, retry_after=0),
+        ServerError(503, retry_after=0),
+    ],
+    ids=lambda trouble: str(trouble.status),
+)
+async def test_a_passing_trouble_is_tried_again(
+    gateway_with: MakeGateway, provider: Provider, trouble: Behaviour, role: str
+) -> None:
+    """After a rate limit or a fault on the provider's side the second attempt answers."""
+    provider.then(trouble)
+    assert await call(gateway_with(), role)
+    assert len(provider.requests) == 2
+
+
+@ROLES
+async def test_attempts_are_counted_and_none_is_hidden(
+    gateway_with: MakeGateway, provider: Provider, role: str
+) -> None:
+    """The provider sees MAX_ATTEMPTS requests and not one more, and the last error is raised."""
+    provider.then(*[ServerError(retry_after=0)] * 9)
+    with pytest.raises(ProviderUnavailable, match=r"\(500\)"):
+        await call(gateway_with(max_attempts=2), role)
+    assert len(provider.requests) == 2
+
+
+@ROLES
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+async def test_a_refused_request_is_not_tried_again(
+    gateway_with: MakeGateway, provider: Provider, role: str, status: int
+) -> None:
+    """Our own mistake, or a wrong key, is raised after one request."""
+    provider.then(Rejected(status))
+    with pytest.raises(ProviderRejected, match=rf"\({status}\)"):
+        await call(gateway_with(), role)
+    assert len(provider.requests) == 1
+
+
+async def test_a_longer_retry_after_than_the_deadline_is_not_waited_for(
+    gateway_with: MakeGateway, provider: Provider
+) -> None:
+    """A provider that asks for more time than is left is given up at once, and its wish is passed on."""
+    provider.then(RateLimited(retry_after=100))
+    with pytest.raises(ProviderRateLimited) as caught:
+        await gateway_with(deadline_seconds=50).complete(QUESTION)
+    assert (caught.value.retry_after, len(provider.requests)) == (100, 1)
+
+
+@pytest.mark.parametrize("unusable", [None, "inf", "Wed, 21 Oct 2026 07:28:00 GMT", "soon"])
+async def test_an_unusable_retry_after_counts_as_none(
+    gateway_with: MakeGateway, provider: Provider, unusable: str | None
+) -> None:
+    """Only a finite number of seconds is taken from Retry-After."""
+    provider.then(RateLimited(retry_after=unusable))
+    with pytest.raises(ProviderRateLimited) as caught:
+        await gateway_with(max_attempts=1).complete(QUESTION)
+    assert caught.value.retry_after is None
+
+
+@ROLES
+async def test_a_key_never_stands_in_an_error(gateway_with: MakeGateway, provider: Provider, role: str) -> None:
+    """A provider that repeats the key in its refusal does not bring it into our error or its traceback."""
+    provider.then(Rejected(401, f"Incorrect API key provided: {CANARY}. Find yours in the console."))
+    gateway = gateway_with(chat_api_key=SecretStr(CANARY), embedding_api_key=SecretStr(CANARY))
+    with pytest.raises(ProviderRejected, match=r"\[redacted\]") as caught:
+        await call(gateway, role)
+    assert provider.requests[0].headers["authorization"] == f"Bearer {CANARY}"
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("role", ["complete", "stream"])
+async def test_what_was_asked_does_not_stand_in_an_error(
+    gateway_with: MakeGateway, provider: Provider, role: str
+) -> None:
+    """An error's text is fit for a log: it does not repeat the prompt."""
+    provider.then(ServerError(503))
+    with pytest.raises(ProviderUnavailable) as caught:
+        await call(gateway_with(max_attempts=1), role)
+    assert "canary question" not in str(caught.value)
+
+
+@ROLES
+async def test_a_provider_that_hangs_is_left_at_the_deadline(
+    gateway_with: MakeGateway, provider: Provider, role: str
+) -> None:
+    """Silence ends at DEADLINE_SECONDS, in one attempt, with the model's name."""
+    provider.then(Hang())
+    with pytest.raises(DeadlineExceeded, match=r"openai/test-\w+ did not answer within 0\.3 seconds"):
+        await call(gateway_with(deadline_seconds=BRIEF_SECONDS), role)
+    assert len(provider.requests) == 1
+
+
+async def test_a_stream_that_stalls_is_left_at_the_deadline(gateway_with: MakeGateway, provider: Provider) -> None:
+    """Silence in the middle of a stream ends at the deadline too."""
+    provider.then(StallStream())
+    with pytest.raises(DeadlineExceeded):
+        await collect(gateway_with(deadline_seconds=BRIEF_SECONDS).stream(QUESTION))
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["ended", "dropped"])
+async def test_a_cut_stream_is_an_error_and_not_tried_again(
+    gateway_with: MakeGateway, provider: Provider, *, dropped: bool
+) -> None:
+    """A stream that ends without a finish raises after its pieces; two answers are never glued together."""
+    provider.then(CutStream(dropped=dropped))
+    seen = []
+    with pytest.raises(ProviderUnavailable):
+        async for event in gateway_with().stream(QUESTION):
+            seen.append(event)  # noqa: PERF401  # what came before the error counts
+    assert seen == [TextDelta("Hello "), TextDelta("from ")]
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["ended", "dropped"])
+async def test_a_stream_that_fails_before_its_first_piece_is_tried_again(
+    gateway_with: MakeGateway, provider: Provider, *, dropped: bool
+) -> None:
+    """Nothing has been shown yet, so another attempt may answer."""
+    provider.then(CutStream(after=0, dropped=dropped), Reply("whole"))
+    text, _ = await collect(gateway_with().stream(QUESTION))
+    assert (text, len(provider.requests)) == ("whole ", 2)
+
+
+async def test_a_reader_may_leave_in_the_middle_of_a_stream(gateway_with: MakeGateway, provider: Provider) -> None:
+    """Closing the stream after its first piece raises nothing, and the next call works."""
+    gateway = gateway_with()
+    async with aclosing(gateway.stream(QUESTION)) as events:
+        assert await anext(events) == TextDelta("Hello ")
+    assert (await gateway.complete(QUESTION)).text
+    assert len(provider.requests) == 2
+
+
+@pytest.mark.parametrize("body", ["<html>", "null", "[]", "{}", '{"choices": []}'])
+async def test_a_reply_that_is_no_reply_is_tried_again(
+    gateway_with: MakeGateway, provider: Provider, body: str
+) -> None:
+    """What cannot be read as a completion is the provider's fault."""
+    provider.then(Garbage(body))
+    with pytest.raises(ProviderUnavailable):
+        await gateway_with(max_attempts=1).complete(QUESTION)
+
+
+@pytest.mark.parametrize("body", ["{}", '{"data": []}', '{"data": [{"index": 0}]}'])
+async def test_a_missing_vector_is_an_error(gateway_with: MakeGateway, provider: Provider, body: str) -> None:
+    """A reply with too few vectors is refused before anything is stored."""
+    provider.then(Garbage(body))
+    with pytest.raises(ProviderError, match="gave 0 vectors for 1 texts"):
+        await gateway_with().embed(["a text"])
+
+
+async def test_a_provider_that_is_not_there_is_unavailable(gateway_with: MakeGateway) -> None:
+    """Nobody listens on the port: the error says which model, and is worth another attempt."""
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        port = closed_soon.getsockname()[1]
+    with pytest.raises(ProviderUnavailable, match="openai/test-model") as caught:
+        await gateway_with(chat_api_base=f"http://127.0.0.1:{port}/v1", max_attempts=1).complete(QUESTION)
+    assert caught.value.retryable
+
+
+async def test_offline_models_take_the_same_path_and_say_what_they_are(gateway: Gateway) -> None:
+    """The extractive model completes, streams and costs nothing, and its notice tells a reader about it."""
+    question: list[Message] = [{"role": "user", "content": "<question>\nWhat is BM25?\n</question>"}]
+    completion = await gateway.complete(question)
+    text, streamed = await collect(gateway.stream(question))
+    assert completion.text == text == streamed.text == "NOT IN THE DOCUMENTS"
+    assert (completion.cost_nanousd, completion.usage) == (0, Usage(5, 4))
+    assert "no language model was used" in completion.notice
+    assert [len(vector) for vector in await gateway.embed(["a", ""])] == [256, 256]
+
+
+async def test_a_deployment_says_whether_it_is_offline(gateway: Gateway, gateway_with: MakeGateway) -> None:
+    """Each role's deployment tells its provider, and only a chat model that is none has a notice."""
+    assert gateway.deployment("chat").is_offline
+    assert gateway.deployment("embedding").notice == ""
+    other = gateway_with(chat_api_key=SecretStr(CANARY)).deployment("chat")
+    assert (other.provider, other.is_offline, other.notice, other.secrets) == ("openai", False, "", (CANARY,))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"chat_model": "openai/gpt-4o"}, "set CHAT_API_KEY"),
+        ({"chat_model": "azure/x", "chat_api_base": "http://127.0.0.1"}, "set CHAT_API_KEY"),
+        ({"embedding_model": "gemini/x"}, "set EMBEDDING_API_KEY"),
+        ({"chat_model": "gpt-4o"}, "CHAT_MODEL is 'gpt-4o'; write provider/model"),
+        ({"embedding_model": "small"}, "EMBEDDING_MODEL is 'small'; write provider/model"),
+        ({"chat_model": "offline/gpt"}, "CHAT_MODEL is 'offline/gpt'; the offline one is offline/extractive"),
+        ({"embedding_model": "offline/x"}, "EMBEDDING_MODEL is 'offline/x'; the offline one is offline/static"),
+    ],
+)
+def test_a_deployment_that_cannot_work_is_refused_before_a_call(given: dict[str, Any], told: str) -> None:
+    """A missing key or a wrong name is found when the gateway is made; the error says which variable to set."""
+    with pytest.raises(ConfigurationError, match=told):
+        Gateway(Settings(**given))
+
+
+def test_an_own_endpoint_needs_no_key(gateway_with: MakeGateway) -> None:
+    """An OpenAI-compatible server at an address of one's own is used without a key."""
+    assert gateway_with().deployment("chat").api_key is None
+
+
+async def test_quotes_of_a_real_endpoint_are_checked_on_the_way(
+    provider: Provider, database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    """Through the whole pipeline a quote that stands in the passage is kept, and an invented one is dropped."""
+    settings = settings.model_copy(update={"chat_model": "openai/test-model", "chat_api_base": provider.url})
+    gateway = Gateway(settings)
+    source = tmp_path / "tea.md"
+    source.write_text("# Tea\n\nGreen tea is brewed at eighty degrees for two minutes.\n")
+    await Ingester(database, gateway, settings).ingest_files([source])
+    provider.then(
+        Reply('At 80. [1: "brewed at eighty degrees"] Boiling is best. [1: "tea loves boiling water"]'),
+        Reply('Boiling is best. [1: "tea loves boiling water"]'),
+    )
+    pipeline = Pipeline(database, gateway, settings)
+    kept, dropped = await pipeline.ask("How hot is green tea?"), await pipeline.ask("How hot?")
+    assert [(c.quote, c.source) for c in kept.citations] == [("brewed at eighty degrees", str(source))]
+    assert [(r.quote, r.fault) for r in kept.rejected] == [("tea loves boiling water", "fabricated")]
+    assert kept.text == "At 80. [1] Boiling is best."
+    assert (dropped.abstained, dropped.text, dropped.citations) == (True, ABSTENTION, ())
+    assert "eighty degrees for two minutes" in provider.requests[0].body["messages"][1]["content"]
