@@ -1,6 +1,6 @@
 # Every command of the template; `make` lists them. CI and the docs call only these.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set corpus-pdf clean
+.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure corpus-pdf clean
 
 # uv is used where it is installed, and installed into .uv/ where it is not; hooks find it on the PATH.
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
@@ -63,6 +63,9 @@ tested-set: uv.lock ## Lock a default project anew and write its list into the t
 	@cd build/tested/my-ai-app && $(UV) lock --quiet && $(PYTHON) scripts/tested_set.py write
 	@cp build/tested/my-ai-app/tested-set.txt '$(PROJECT)/tested-set.txt'
 	@$(UV) lock --quiet && $(PYTHON) '$(PROJECT)/scripts/tested_set.py' write
+
+measure: uv.lock ## Measure the figures of docs/performance.md; minutes
+	@$(RUN) python tools/measure.py
 
 corpus-pdf: uv.lock ## Make the PDF articles of the corpus from tools/corpus_pdf
 	@$(RUN) python tools/make_corpus_pdf.py

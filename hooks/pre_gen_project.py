@@ -7,13 +7,13 @@ import keyword
 import re
 import sys
 
-PROJECT_NAME = {{ cookiecutter.project_name|string|tojson }}
-PROJECT_SLUG = {{ cookiecutter.project_slug|string|tojson }}
+PROJECT_NAME = {{cookiecutter.project_name | string | tojson}}
+PROJECT_SLUG = {{cookiecutter.project_slug | string | tojson}}
 SENTENCES = {
     "project_name": PROJECT_NAME,
-    "description": {{ cookiecutter.description|string|tojson }},
-    "author_name": {{ cookiecutter.author_name|string|tojson }},
-    "author_email": {{ cookiecutter.author_email|string|tojson }},
+    "description": {{cookiecutter.description | string | tojson}},
+    "author_name": {{cookiecutter.author_name | string | tojson}},
+    "author_email": {{cookiecutter.author_email | string | tojson}},
 }
 
 # A distribution name as the packaging standard has it, narrowed to lower case and hyphens.
@@ -42,7 +42,7 @@ def problems():
         if not value.strip():
             yield f"{field} is empty; write a few words."
         elif bad := sorted(set(BREAKING.findall(value))):
-            shown = " ".join("a line break or control character" if ord(c) < 32 or ord(c) == 127 else c for c in bad)
+            shown = " ".join(c if c.isprintable() else "a line break or control character" for c in bad)
             yield f"{field} contains {shown} which would break TOML, YAML or .env files; leave it out."
         elif len(value) > LONGEST[field]:
             yield f"{field} has {len(value)} characters; {LONGEST[field]} are enough."

@@ -4,6 +4,7 @@ The PDFs exist so that the PDF loader meets real files; their Markdown is kept h
 the same bytes for the same input.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -22,7 +23,7 @@ def flow(markdown: str) -> list[Flowable]:
     """Headings, paragraphs and flat lists as what reportlab lays out."""
     out: list[Flowable] = []
     tokens = MarkdownIt("commonmark").parse(markdown)
-    for opening, inline in zip(tokens, tokens[1:], strict=False):
+    for opening, inline in pairwise(tokens):
         if inline.type != "inline":
             continue
         if opening.type == "heading_open":

@@ -12,9 +12,10 @@ import asyncio
 import json
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import uvicorn
@@ -36,18 +37,24 @@ class Call:
     body: dict[str, Any]
 
 
-Behaviour = Callable[[Call], Awaitable[Response]]
+class Behaviour(ABC):
+    """What the provider does with one request."""
+
+    @abstractmethod
+    async def answer(self, call: Call) -> Response:
+        """Make the response, or fail to."""
 
 
 @dataclass(frozen=True)
-class Reply:
+class Reply(Behaviour):
     """Answer with `text`, one chunk a word where the call streams; a call for embeddings gets vectors."""
 
     text: str = "Hello from the test model."
     finish: str = "stop"
     usage: ClassVar[dict[str, int] | None] = USAGE
 
-    async def __call__(self, call: Call) -> Response:
+    async def answer(self, call: Call) -> Response:
+        """Answer as the endpoint does that was called."""
         if call.path.endswith("/embeddings"):
             return JSONResponse(_embeddings(call.body["input"]))
         if call.body.get("stream"):
@@ -90,31 +97,38 @@ class CutStream(Reply):
 
 @dataclass(frozen=True)
 class StallStream(CutStream):
-    """Begin a stream, and after some chunks send nothing more."""
+    """Begin a stream, and after some chunks send nothing more; `left` is set when the client has gone."""
+
+    left: threading.Event = field(default_factory=threading.Event)
 
     async def _stream(self) -> AsyncIterator[str]:
-        async for event in super()._stream():
-            yield event
-        await asyncio.Event().wait()
+        try:
+            async for event in super()._stream():
+                yield event
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
 
 
-class Hang:
+class Hang(Behaviour):
     """Take the request and never answer."""
 
-    async def __call__(self, _: Call) -> Response:
+    async def answer(self, _: Call) -> Response:
+        """Never return."""
         await asyncio.Event().wait()
         raise AssertionError("unreachable: nobody sets the event")
 
 
 @dataclass(frozen=True)
-class Rejected:
+class Rejected(Behaviour):
     """Refuse with a status and a text; `retry_after` goes out as it is, None leaves the header out."""
 
     status: int = 400
     text: str = "as told"
     retry_after: float | str | None = None
 
-    async def __call__(self, _: Call) -> Response:
+    async def answer(self, _: Call) -> Response:
+        """Give the error object."""
         error = {"message": self.text, "type": "test_error", "param": None, "code": None}
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return JSONResponse({"error": error}, self.status, headers)
@@ -135,12 +149,13 @@ class RateLimited(Rejected):
 
 
 @dataclass(frozen=True)
-class Garbage:
+class Garbage(Behaviour):
     """Answer 200 with a body that is not what the protocol says."""
 
     body: str = "<html>this is not JSON</html>"
 
-    async def __call__(self, _: Call) -> Response:
+    async def answer(self, _: Call) -> Response:
+        """Give the body as it is."""
         return Response(self.body, media_type="application/json")
 
 
@@ -179,7 +194,7 @@ class Provider:
         call = Call(request.url.path, dict(request.headers), await request.json())
         self.requests.append(call)
         behaviour = self._behaviours.popleft() if self._behaviours else Reply()
-        return await behaviour(call)
+        return await behaviour.answer(call)
 
 
 def _chat(kind: str, choice: dict[str, Any] | None, usage: dict[str, int] | None) -> dict[str, Any]:

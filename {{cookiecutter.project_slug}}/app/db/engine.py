@@ -80,6 +80,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def connect(url: str) -> AsyncIterator[Database]:
+    """A pool of connections to `url`, made when they are needed and closed at the end."""
     engine = create_async_engine(_driver_url(url), pool_pre_ping=True, pool_timeout=10)
     try:
         yield Database(engine)

@@ -131,8 +131,6 @@ def _call(deployment: Deployment) -> dict[str, Any]:
 
 def _translated(error: Exception, deployment: Deployment) -> ProviderError:
     """Our kind of error for litellm's, from the status, with secrets masked."""
-    if isinstance(error, ProviderError):
-        return error
     status = getattr(error, "status_code", None)
     said = redact(str(error), deployment.secrets)[:SHOWN_OF_AN_ERROR]
     message = f"{deployment.model} ({status or type(error).__name__}): {said}"

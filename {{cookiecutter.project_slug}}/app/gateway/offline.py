@@ -29,9 +29,11 @@ ENOUGH_TERMS = 5
 MOST_SENTENCES = 3
 NEARLY_AS_GOOD = 0.85
 
+FENCED_CODE = re.compile(r"^ *(```|~~~).*?(?:^ *\1|\Z)", re.MULTILINE | re.DOTALL)
 BLOCKS = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)]|\|)\s)|\n(?=#)")
-LEADER = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+LEADER = re.compile(r"^\s*(?:#.*|(?:[-*+]|\d+[.)])\s+)")
+# A [3] of a passage ends a sentence too: in an answer it would pass for a citation of ours.
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|\s*\[\d{1,3}(?:\]|:[^\]]*\])\s*")
 WORD = re.compile(r"[A-Za-z0-9]+(?:[._@'-][A-Za-z0-9]+)*")
 FEWEST_WORDS = 4
 NAME = re.compile(r".+[A-Z]|.*[\d_]")
@@ -128,9 +130,9 @@ def _choose(ranked: Sequence[Candidate]) -> list[Candidate]:
 
 def split_sentences(markdown: str) -> Iterator[str]:
     """The sentences, list items and table rows of a text, each a verbatim part of it but for white space."""
-    for block in BLOCKS.split(markdown):
+    for block in BLOCKS.split(FENCED_CODE.sub("\n\n", markdown)):
         line = " ".join(LEADER.sub("", block).split())
-        if line.startswith(("#", "```")) or not line.strip("|-: "):
+        if not line.strip("|-: "):
             continue
         for sentence in SENTENCE_END.split(line.strip("| ")):
             if len(sentence.split()) >= FEWEST_WORDS:

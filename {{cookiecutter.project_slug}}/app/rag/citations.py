@@ -16,9 +16,11 @@ from collections.abc import Iterator, Sequence
 
 from app.types import Citation, Fault, Passage, RejectedCitation, TextDelta
 
-MARKER = re.compile(r'\s*\[(\d{1,3})(?::\s*["\u201c](.*?)["\u201d])?\s*\]', re.DOTALL)
-UNFINISHED = re.compile(r'\s*(?:\[(?:\d{1,3}(?::(?:\s*(?:["\u201c].*)?)?)?)?)?\Z', re.DOTALL)
-LONGEST_MARKER = 2_000
+# A quote ends at 2,000 characters, so that one that is never closed does not hold back the rest of the answer.
+MARKER = re.compile(r'\s*\[(\d{1,3})(?::\s*["\u201c](.{0,2000}?)["\u201d])?\s*\]', re.DOTALL)
+BEGINNING = r'\s*(?:\[(?:\d{1,3}(?:\s*|:\s*(?:["\u201c].{0,2000}(?:["\u201d]\s*)?)?)?)?)?\Z'
+MARKER_OR_BEGINNING = re.compile(MARKER.pattern + "|" + BEGINNING, re.DOTALL)
+OPEN_BRACKET = re.compile(r"\[\d{0,3}\Z")
 ELLIPSIS = re.compile(r"\s*(?:\.\.\.|\u2026)\s*")
 SAME = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u00a0": " "}
 MARKUP = "*`"
@@ -42,19 +44,22 @@ class CitationReader:
     def feed(self, delta: str) -> Iterator[Event]:
         """Take the next piece; give the text that is safe to show and the citations that have closed."""
         self._pending += delta
-        while marker := MARKER.search(self._pending):
-            yield from self._show(self._pending[: marker.start()])
-            self._pending = self._pending[marker.end() :]
-            yield from self._cite(int(marker[1]), marker[2])
-        held = UNFINISHED.search(self._pending)
-        ready = held.start() if held and len(held[0]) <= LONGEST_MARKER else len(self._pending)
-        yield from self._show(self._pending[:ready])
-        self._pending = self._pending[ready:]
+        yield from self._read(MARKER_OR_BEGINNING)
 
     def close(self) -> Iterator[Event]:
-        """The stream is over: what was held back is text."""
-        rest, self._pending = self._pending.rstrip(), ""
-        yield from self._show(rest)
+        """The stream is over: what was held back as the beginning of a marker is text."""
+        self._pending = self._pending.rstrip()
+        yield from self._read(MARKER)
+
+    def _read(self, pattern: re.Pattern[str]) -> Iterator[Event]:
+        """Take everything up to the first beginning of a marker that `pattern` finds unfinished."""
+        while (found := pattern.search(self._pending)) and found[1]:
+            yield from self._show(self._pending[: found.start()])
+            self._pending = self._pending[found.end() :]
+            yield from self._cite(int(found[1]), found[2])
+        ready = found.start() if found else len(self._pending)
+        yield from self._show(self._pending[:ready])
+        self._pending = self._pending[ready:]
 
     def _show(self, text: str) -> Iterator[TextDelta]:
         if not self.text:
@@ -71,6 +76,8 @@ class CitationReader:
         if isinstance(checked, RejectedCitation):
             self.rejected.append(checked)
             yield checked
+            if OPEN_BRACKET.search(self.text):  # what follows must not close it into a number that nobody checked
+                yield from self._show("\u2026")
             return
         key = (checked.chunk_id, checked.start, checked.end)
         is_new = key not in self._numbers

@@ -1,0 +1,130 @@
+"""A rendered project in a fresh environment: its own checks, tests and evaluation, and the README's commands.
+
+Minutes, not seconds. The template is cloned first, so that nothing which is not committed helps.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools.render import ROOT, export
+
+pytestmark = pytest.mark.slow
+INHERITED = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "q")
+
+
+def run(command: str, folder: Path, *, path: str | None = None) -> str:
+    """Run a shell command as a person would, without this process's environment settings, and return its output."""
+    environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
+    environment |= {"PATH": path} if path else {}
+    environment.pop("COOKIECUTTER_AI_APP_NO_LOCK", None)
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-6000:]}"
+    return done.stdout
+
+
+def path_without_uv(folder: Path) -> str:
+    """A PATH like a bare machine's: what is there now, but no uv."""
+    tools = folder / "bare-bin"
+    tools.mkdir()
+    for directory in reversed(os.environ["PATH"].split(":")):
+        for program in Path(directory).glob("*") if Path(directory).is_dir() else []:
+            link = tools / program.name
+            if not program.name.startswith("uv"):
+                link.unlink(missing_ok=True)
+                link.symlink_to(program)
+    return str(tools)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as a fresh clone would have it."""
+    folder = tmp_path_factory.mktemp("clone") / "cookiecutter-ai-app"
+    export(folder)
+    run("git init -q && git add -A", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(clone: Path) -> Path:
+    """What `make demo` made, on a machine that has no uv."""
+    output = run("make demo", clone, path=path_without_uv(clone.parent))
+    assert "Installing uv" in output
+    assert "The lock is the tested set" in output
+    assert "corpus/fallback-and-circuit-breakers.md" in output
+    return clone / "build" / "demo" / "my-ai-app"
+
+
+def test_demo_answers_with_a_citation(project: Path) -> None:
+    """`make demo` on a bare machine renders, locks, installs, ingests and answers; the project stands whole."""
+    assert (project / "uv.lock").exists()
+    assert (project / ".env").exists()
+
+
+def test_own_checks_tests_and_evals_pass(project: Path) -> None:
+    """The generated project's `make check test eval` passes as it comes, with its coverage gate."""
+    output = run("make check test eval", project)
+    assert re.search(r"\d+ passed", output)
+    assert "pass; every case" in output
+
+
+def test_readme_commands_work(project: Path) -> None:
+    """The commands of the generated README work as they are written there."""
+    answer = run('make ask q="How do I add a model provider?"', project)
+    assert "docs/howto/add-a-provider.md" in answer
+    assert "documents read" in run("uv run app ingest README.md", project)
+    assert "[1]" in run('uv run app ask "What does a circuit breaker do?"', project)
+    assert "tested set" in run("make lock", project)
+    assert "ABSTAIN_BELOW" in run("make tune", project)
+    assert "make ask" in run("make", project)
+    assert "unchanged" in run("make ingest", project)
+    assert "packages" in run("make tested-set", project)
+    assert run("git -C . status --porcelain tested-set.txt", project) == run("true", project)
+
+
+def test_refuses_what_cannot_work(project: Path) -> None:
+    """Bad input ends in one clear line and a non-zero exit, and leaves nothing half-written."""
+    (project / "empty.md").touch()
+    for command, message in {
+        "uv run app ingest nowhere.md": "nowhere.md does not exist",
+        "uv run app ingest empty.md": "is empty",
+        "CHAT_MODEL=openai/gpt-5.4-mini uv run app ask hello": "set CHAT_API_KEY",
+        "make migrate": "set DATABASE_URL",
+    }.items():
+        assert message in run(f"{command}; test $? -ne 0", project)
+
+
+def test_environment_has_no_start_up_files(project: Path) -> None:
+    """No package brings a file that Python runs at every start; the Dockerfile refuses the same."""
+    found = {p.name for p in (project / ".venv").rglob("*.pth")} | {
+        p.name for p in (project / ".venv").rglob("sitecustomize.py")
+    }
+    assert found <= {"_virtualenv.pth", "_editable_impl_my_ai_app.pth", "_my_ai_app.pth", "my_ai_app.pth"}
+
+
+def test_clean_removes_what_was_made(project: Path) -> None:
+    """`make clean` takes away the environment and the built-in database."""
+    copy = project.parent / "to-clean"
+    shutil.copytree(project, copy, symlinks=True)
+    run("make clean", copy)
+    assert not (copy / ".venv").exists()
+    assert not (copy / ".data").exists()
+
+
+def test_template_lock_is_its_tested_set() -> None:
+    """The template's own environment is the set it was tested with."""
+    script = ROOT / "{{cookiecutter.project_slug}}" / "scripts" / "tested_set.py"
+    assert "The lock is the tested set" in run(f"python3 '{script}' check", ROOT)
