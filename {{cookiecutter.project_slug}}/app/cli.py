@@ -90,22 +90,28 @@ def serve(
 @cli.command("eval")
 def evaluate(
     dataset: Annotated[Path, typer.Option(help="JSONL, one case a line.")] = Path("evals/datasets/field-guide.jsonl"),
-    documents: Annotated[list[Path] | None, typer.Option(help="What the cases ask about; default corpus.")] = None,
+    documents: Annotated[
+        list[Path] | None, typer.Option(help="What the cases ask about; default corpus and docs.")
+    ] = None,
     split: Annotated[str, typer.Option(help="tune, gate or all.")] = "gate",
     thresholds: Annotated[Path, typer.Option(help="What the gate demands.")] = Path("evals/thresholds.toml"),
     reports: Annotated[Path, typer.Option(help="Where latest.json and latest.md go.")] = Path("evals/reports"),
 ) -> None:
     """Run the evaluation. Exits with 0 pass, 1 worse than the thresholds allow, 2 cannot judge."""
-    raise typer.Exit(asyncio.run(_evaluate(dataset, documents or [Path("corpus")], split, thresholds, reports)))
+    raise typer.Exit(
+        asyncio.run(_evaluate(dataset, documents or [Path("corpus"), Path("docs")], split, thresholds, reports))
+    )
 
 
 @cli.command()
 def tune(
     dataset: Annotated[Path, typer.Option(help="JSONL, one case a line.")] = Path("evals/datasets/field-guide.jsonl"),
-    documents: Annotated[list[Path] | None, typer.Option(help="What the cases ask about; default corpus.")] = None,
+    documents: Annotated[
+        list[Path] | None, typer.Option(help="What the cases ask about; default corpus and docs.")
+    ] = None,
 ) -> None:
     """Show what each ABSTAIN_BELOW would answer and refuse, on the dataset's tune split."""
-    asyncio.run(_tune(dataset, documents or [Path("corpus")]))
+    asyncio.run(_tune(dataset, documents or [Path("corpus"), Path("docs")]))
 
 
 @cli.command()

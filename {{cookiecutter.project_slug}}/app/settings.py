@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
@@ -47,7 +48,7 @@ class Settings(BaseSettings):
     candidates: int = Field(50, ge=1, le=1000, description="how many each retriever may propose")
     dense_weight: float = Field(0.4, ge=0, le=1, description="the vector side's share in the fused score")
     chunk_characters: int = Field(900, ge=100, le=20_000)
-    abstain_below: float = Field(0.4, ge=0, le=1, description="the extractive model's threshold, set on data")
+    abstain_below: float = Field(0.425, ge=0, le=1, description="the extractive model's threshold, set on data")
 
     max_question_characters: int = Field(4_000, ge=1)
     max_document_bytes: int = Field(20 * MEGABYTE, ge=1)
@@ -72,5 +73,11 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # pydantic validates what mypy cannot see
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])).upper() or 'Settings'}: {e['msg']}" for e in error.errors()]
-        raise ConfigurationError("; ".join(lines)) from None
+        raise ConfigurationError("; ".join(map(_line, error.errors()))) from None
+
+
+def _line(error: ErrorDetails) -> str:
+    """`VARIABLE: what is wrong`, or the bare message where it concerns more than one variable."""
+    variable = ".".join(map(str, error["loc"])).upper()
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{variable}: {message}" if variable else message

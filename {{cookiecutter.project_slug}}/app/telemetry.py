@@ -5,7 +5,7 @@ Knows nothing of what is logged.
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import structlog
@@ -23,7 +23,7 @@ def configure_logging(settings: Settings) -> None:
     ]
 
     def mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return {name: redact(value, secrets) if isinstance(value, str) else value for name, value in event.items()}
+        return {name: _masked(value, secrets) for name, value in event.items()}
 
     production = settings.environment == "production"
     shared: list[structlog.typing.Processor] = [
@@ -42,9 +42,21 @@ def configure_logging(settings: Settings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a list of parts at every start
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _masked(value: object, secrets: Sequence[str]) -> object:
+    """A value without secrets, to its innermost parts; what is no plain value is masked as it would be shown."""
+    if value is None or isinstance(value, int | float):
+        return value
+    if isinstance(value, dict):
+        return {_masked(name, secrets): _masked(inner, secrets) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(inner, secrets) for inner in value]
+    return redact(value if isinstance(value, str) else repr(value), secrets)

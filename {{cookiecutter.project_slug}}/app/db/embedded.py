@@ -78,7 +78,8 @@ class EmbeddedPostgres:
             except BlockingIOError:
                 pass  # somebody else still uses it
             else:
-                self._run("pg_ctl", "stop", "-D", str(self._cluster), "-m", "fast", "-w")
+                if self._alive():  # pg_ctl would wait a minute for one that was killed
+                    self._run("pg_ctl", "stop", "-D", str(self._cluster), "-m", "fast", "-w")
             self._users.close()
             self._users = None
 

@@ -4,8 +4,8 @@ Also runs the migrations. Knows nothing of any table.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,15 +40,9 @@ class Database:
             DatabaseUnavailable: there is no connection, or it broke.
 
         """
-        try:
+        with _lost_connections():
             async with self.engine.begin() as connection:
                 yield connection
-        except OperationalError as error:
-            raise DatabaseUnavailable(f"the database cannot be reached: {error.orig}") from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise DatabaseUnavailable("the connection to the database broke") from error
-            raise
 
     async def is_migrated(self) -> bool:
         """Whether the schema is the one this version of the code was written for."""
@@ -88,11 +82,24 @@ async def connect(url: str) -> AsyncIterator[Database]:
         await engine.dispose()
 
 
+@contextmanager
+def _lost_connections() -> Iterator[None]:
+    """Tell an unreachable database from a wrong statement."""
+    try:
+        yield
+    except OperationalError as error:
+        raise DatabaseUnavailable(f"the database cannot be reached: {error.orig}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseUnavailable("the connection to the database broke") from error
+        raise
+
+
 def _driver_url(url: str) -> str:
     """Accept the usual `postgres://` and `postgresql://` and name the driver."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the second for a port that is no number
         raise ConfigurationError("DATABASE_URL is not a URL: postgresql://user:password@host/database") from None
     if parsed.drivername.partition("+")[0] not in {"postgres", "postgresql"}:
         raise ConfigurationError("DATABASE_URL has to name a Postgres database: postgresql://...")
@@ -100,7 +107,12 @@ def _driver_url(url: str) -> str:
 
 
 async def migrate(url: str) -> None:
-    """Bring the schema at `url` to this version's."""
+    """Bring the schema at `url` to this version's.
+
+    Raises:
+        DatabaseUnavailable: there is no connection, or it broke.
+
+    """
     await asyncio.to_thread(_upgrade, _driver_url(url))
 
 
@@ -111,7 +123,8 @@ def _upgrade(url: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = url
-    command.upgrade(config, "head")
+    with _lost_connections():
+        command.upgrade(config, "head")
 
 
 def _newest_revision() -> str:

@@ -7,6 +7,7 @@ Knows nothing of retries, deadlines or budgets.
 
 import asyncio
 import gc
+import logging
 import math
 import os
 import threading
@@ -43,6 +44,9 @@ def load() -> Any:  # litellm ships no usable types; this module is the fence ar
                 import litellm  # noqa: PLC0415
             finally:
                 gc.enable()
+            for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):  # it prints each call, beside the log
+                logging.getLogger(name).handlers.clear()
+                logging.getLogger(name).setLevel(logging.WARNING)
             litellm.telemetry = False
             litellm.suppress_debug_info = True
             litellm.drop_params = True  # a model that takes no temperature still answers

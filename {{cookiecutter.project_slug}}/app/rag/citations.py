@@ -18,9 +18,8 @@ from app.types import Citation, Fault, Passage, RejectedCitation, TextDelta
 
 # A quote ends at 2,000 characters, so that one that is never closed does not hold back the rest of the answer.
 MARKER = re.compile(r'\s*\[(\d{1,3})(?::\s*["\u201c](.{0,2000}?)["\u201d])?\s*\]', re.DOTALL)
-BEGINNING = r'\s*(?:\[(?:\d{1,3}(?:\s*|:\s*(?:["\u201c].{0,2000}(?:["\u201d]\s*)?)?)?)?)?\Z'
-MARKER_OR_BEGINNING = re.compile(MARKER.pattern + "|" + BEGINNING, re.DOTALL)
-OPEN_BRACKET = re.compile(r"\[\d{0,3}\Z")
+BEGINNING = re.compile(r'\[(?:\d{1,3}(?:\s*|:\s*(?:["\u201c].{0,2000}(?:["\u201d]\s*)?)?)?)?\Z', re.DOTALL)
+MARKER_OR_BEGINNING = re.compile(MARKER.pattern + r"|\s*(?:" + BEGINNING.pattern + r"|\Z)", re.DOTALL)
 ELLIPSIS = re.compile(r"\s*(?:\.\.\.|\u2026)\s*")
 SAME = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u00a0": " "}
 MARKUP = "*`"
@@ -76,7 +75,7 @@ class CitationReader:
         if isinstance(checked, RejectedCitation):
             self.rejected.append(checked)
             yield checked
-            if OPEN_BRACKET.search(self.text):  # what follows must not close it into a number that nobody checked
+            if BEGINNING.search(self.text):  # what follows must not complete it: nobody would have checked that
                 yield from self._show("\u2026")
             return
         key = (checked.chunk_id, checked.start, checked.end)

@@ -1,0 +1,283 @@
+"""The database: migrations, connections that fail, and the built-in Postgres with more than one user."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ProgrammingError
+
+from app.db import embedded, store
+from app.db.embedded import EmbeddedPostgres
+from app.db.engine import MIGRATIONS, Database, connect, migrate, open_database
+from app.db.tables import metadata
+from app.errors import ConfigurationError, DatabaseUnavailable
+from app.settings import Settings
+from tests.conftest import PROJECT
+
+PATIENCE_SECONDS = 20
+# Uses the Postgres in its first argument until its standard input ends.
+USER = """
+import sys
+from pathlib import Path
+from app.db.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(Path(sys.argv[1]))
+print(server.start(), flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+def differences(connection: Connection) -> list[object]:
+    """What Alembic would change to make the database equal to `tables.py`."""
+    options = {"compare_type": True, "compare_server_default": True}
+    return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+
+def tables(connection: Connection) -> set[str]:
+    """The names of the tables."""
+    return set(inspect(connection).get_table_names())
+
+
+def downgrade(url: str) -> None:
+    """Undo every migration."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["url"] = url
+    command.downgrade(config, "base")
+
+
+@pytest.fixture
+async def empty_url(database_url: str) -> AsyncIterator[str]:
+    """The URL of a database without a schema."""
+    async with connect(database_url) as server:
+        engine = server.engine.execution_options(isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            await connection.execute(text("DROP DATABASE IF EXISTS scratch WITH (FORCE)"))
+            await connection.execute(text("CREATE DATABASE scratch"))
+            url = make_url(database_url).set(drivername="postgresql+psycopg", database="scratch")
+            yield url.render_as_string(hide_password=False)
+            await connection.execute(text("DROP DATABASE scratch WITH (FORCE)"))
+
+
+async def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
+    """Columns, types, defaults, keys and indexes of the migrated database are those of `tables.py`."""
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_the_migrations_can_be_undone_and_done_again(empty_url: str) -> None:
+    """Up, down and up again leaves the same schema, and down leaves nothing."""
+    async with connect(empty_url) as database:
+        await migrate(empty_url)
+        await asyncio.to_thread(downgrade, empty_url)
+        async with database.engine.connect() as connection:
+            assert await connection.run_sync(tables) == {"alembic_version"}
+        await migrate(empty_url)
+        async with database.engine.connect() as connection:
+            assert await connection.run_sync(differences) == []
+
+
+async def test_an_old_schema_is_told_from_a_current_one(empty_url: str) -> None:
+    """A database is migrated when it has the newest revision, not before, and migrating again changes nothing."""
+    async with connect(empty_url) as database:
+        assert not await database.is_migrated()
+        await migrate(empty_url)
+        await migrate(empty_url)
+        assert await database.is_migrated()
+
+
+async def test_a_migration_waits_for_another_one(empty_url: str) -> None:
+    """While one process migrates, a second one waits, and then finds the work done."""
+    waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    async with connect(empty_url) as database, asyncio.timeout(PATIENCE_SECONDS):
+        async with database.transaction() as first:
+            await first.execute(text("SELECT pg_advisory_xact_lock(hashtext('migrations'))"))
+            second = asyncio.create_task(migrate(empty_url))
+            while not await first.scalar(waiting):
+                pass
+            assert not await database.is_migrated()
+        await second
+        assert await database.is_migrated()
+
+
+@pytest.mark.parametrize("url", ["canary", "mysql://me:canary@db/app", "postgresql://me:canary@db:port/app", "://"])
+async def test_a_wrong_url_is_refused_without_showing_it(url: str) -> None:
+    """What is no Postgres URL is a configuration error that names DATABASE_URL and shows no part of it."""
+    settings = Settings.model_validate({"database_url": url})
+    with pytest.raises(ConfigurationError, match="^DATABASE_URL ") as caught:
+        async with open_database(settings):
+            pass
+    assert "canary" not in caught.value.message
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+asyncpg"])
+async def test_every_usual_scheme_is_understood(database_url: str, scheme: str) -> None:
+    """Hosting providers write the scheme in several ways; the driver is ours to choose."""
+    async with connect(scheme + database_url[database_url.index(":") :]) as database, database.transaction() as open_:
+        assert await open_.scalar(text("SELECT 1")) == 1
+
+
+async def test_a_database_that_is_not_there_is_unavailable() -> None:
+    """Nobody listens: using and migrating it say so, in a sentence without the password."""
+    url = "postgresql://me:canary@127.0.0.1:1/app"
+    with pytest.raises(DatabaseUnavailable, match="cannot be reached.*refused") as used:
+        async with connect(url) as database, database.transaction():
+            pass
+    with pytest.raises(DatabaseUnavailable, match="cannot be reached.*refused") as migrated:
+        await migrate(url)
+    assert "canary" not in used.value.message + migrated.value.message
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["SELECT pg_terminate_backend(pg_backend_pid())", "SET transaction_timeout = '1ms'; SELECT pg_sleep(9)"],
+    ids=["terminated", "timed out"],
+)
+async def test_a_connection_that_breaks_is_replaced(database: Database, end: str) -> None:
+    """A broken connection is an unavailable database for its user, and the next transaction gets another one."""
+    with pytest.raises(DatabaseUnavailable):
+        async with database.transaction() as connection:
+            await connection.exec_driver_sql(end)
+    async with database.transaction() as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_a_wrong_statement_is_no_lost_connection(database: Database) -> None:
+    """A mistake of ours stays what it is, so that it is seen and mended."""
+    with pytest.raises(ProgrammingError):
+        async with database.transaction() as connection:
+            await connection.execute(text("SELECT nothing FROM nowhere"))
+
+
+async def test_an_error_undoes_the_whole_transaction(database: Database) -> None:
+    """What was written before the error is gone."""
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as connection:
+            await store.check_stamp(connection, "somebody", "a/model", 4)
+            raise ZeroDivisionError
+    async with database.transaction() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM index_stamps")) == 0
+
+
+def test_another_tenant_shares_the_connections() -> None:
+    """The same engine serves a tenant of another name."""
+
+    async def tenants() -> tuple[str, str, bool]:
+        async with connect("postgresql://127.0.0.1:1/app") as database:
+            other = database.for_tenant("other")
+            return database.tenant, other.tenant, other.engine is database.engine
+
+    assert asyncio.run(tenants()) == ("default", "other", True)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the built-in Postgres of this file lives."""
+    folder = tmp_path_factory.mktemp("data dir")
+    yield folder
+    shutil.rmtree(EmbeddedPostgres(folder).home)
+
+
+@contextmanager
+def another_user(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """A second process that uses the same Postgres, until its input is closed."""
+    child = [sys.executable, "-c", USER, str(data_dir)]
+    with subprocess.Popen(child, cwd=PROJECT, stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline().strip() == EmbeddedPostgres(data_dir).url
+        yield process
+
+
+def answers(server: EmbeddedPostgres) -> bool:
+    """Whether a query is answered."""
+    try:
+        with psycopg.connect(server.url) as connection:
+            return connection.execute("SELECT 1").fetchone() == (1,)
+    except psycopg.OperationalError:
+        return False
+
+
+def postmaster(server: EmbeddedPostgres) -> psutil.Process:
+    """The server's main process."""
+    return psutil.Process(int((server._cluster / "postmaster.pid").read_text().splitlines()[0]))
+
+
+async def test_without_a_url_the_built_in_postgres_runs_migrated_and_ends(data_dir: Path) -> None:
+    """Opening the database starts the server with the current schema; leaving it stops the server."""
+    for _ in range(2):
+        async with open_database(Settings(data_dir=data_dir)) as database:
+            assert await database.is_migrated()
+        assert not answers(EmbeddedPostgres(data_dir))
+
+
+def test_two_processes_share_the_server_and_the_last_one_stops_it(data_dir: Path) -> None:
+    """The first to leave does not take the server away from the other."""
+    server = EmbeddedPostgres(data_dir)
+    server.start()
+    with another_user(data_dir) as other:
+        server.stop()
+        assert answers(server)
+        other.communicate()
+    assert not answers(server)
+    server.stop()  # once more does no harm
+
+
+def test_a_killed_process_does_not_keep_the_server(data_dir: Path) -> None:
+    """A user that died without leaving does not count."""
+    server = EmbeddedPostgres(data_dir)
+    server.start()
+    with another_user(data_dir) as other:
+        other.kill()
+    server.stop()
+    assert not answers(server)
+
+
+def test_a_killed_server_is_started_again(data_dir: Path) -> None:
+    """After `kill -9` of the postmaster its users leave without trouble, and the next start works."""
+    server = EmbeddedPostgres(data_dir)
+    server.start()
+    postmaster(server).kill()
+    server.stop()
+    server.start()
+    assert answers(server)
+    server.stop()
+
+
+@pytest.mark.parametrize("pid", [str(os.getpid()), "999999999", "nonsense"], ids=["another program", "none", "garbage"])
+def test_a_stale_pid_file_is_removed(data_dir: Path, pid: str) -> None:
+    """The file of a server that is gone does not stop the next one, whatever it names."""
+    server = EmbeddedPostgres(data_dir)
+    server.start()
+    server.stop()
+    (server._cluster / "postmaster.pid").write_text(f"{pid}\n")
+    server.start()
+    assert postmaster(server).name() == "postgres"
+    server.stop()
+
+
+def test_a_server_that_cannot_start_says_why(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error holds the end of the server's log."""
+    monkeypatch.setattr(embedded, "ATTEMPTS", 1)
+    with pytest.raises(DatabaseUnavailable, match='unrecognized configuration parameter "no_such_setting"'):
+        EmbeddedPostgres(data_dir, ("-c", "no_such_setting=1")).start()
+
+
+def test_without_the_wheel_the_error_says_what_to_set(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A production image has no built-in Postgres."""
+    monkeypatch.setattr(embedded, "WHEEL", "no_such_wheel")
+    with pytest.raises(ConfigurationError, match="set DATABASE_URL"):
+        EmbeddedPostgres(data_dir).start()

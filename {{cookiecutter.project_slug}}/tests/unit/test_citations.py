@@ -1,0 +1,231 @@
+"""A quote counts only where it stands, and how the model's text was cut on its way makes no difference."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from app.rag.citations import MARKER, CitationReader, Event, check, locate, normalise
+from app.types import Citation, Passage, RejectedCitation, TextDelta
+
+TEXTS = st.text(alphabet="ab \n*`\"'[]1:\u201c\u2019\u2014\u00a0.", min_size=1, max_size=60)
+PIECES = st.one_of(
+    st.sampled_from(
+        [
+            *('[1: "rivers run"]', '[2: "rivers run"]', '[1: "rivers ... sea"]', '[1 : "x"]', '[1:\n"the sea" ]'),
+            *("[1]", "[2]", "[9]", "[ 1]", "[1 ]", "[", "[1", "[[", "]", '"]', '[1: "', '[1:"', "[1234]", " [", "\n\n"),
+            *("Rivers run to the sea.", "rivers run", " ", ". ", "\u201d", "\u201c", ":", '"', "1", "the sea"),
+        ]
+    ),
+    st.text(max_size=5),
+)
+
+
+def passage(text: str, number: int = 1, start: int = 0) -> Passage:
+    """A passage that retrieval found, `start` characters into its document."""
+    return Passage(
+        chunk_id=number,
+        source=f"{number}.md",
+        title=f"Document {number}",
+        heading="Heading",
+        start=start,
+        end=start + len(text),
+        text=text,
+        score=1.0,
+    )
+
+
+RIVERS = [passage("All rivers run to the sea.", 1, 100), passage("The sea is never full: rivers run.", 2)]
+
+
+def read(pieces: Iterable[str], passages: Sequence[Passage]) -> tuple[CitationReader, list[Event]]:
+    """Everything that a model said, read as it came."""
+    reader = CitationReader(passages)
+    events = [event for piece in pieces for event in reader.feed(piece)]
+    return reader, [*events, *reader.close()]
+
+
+def joined(events: Iterable[Event]) -> list[Event | str]:
+    """The events, with pieces of text that follow each other as one."""
+    out: list[Event | str] = [""]
+    for event in events:
+        if isinstance(event, TextDelta):
+            out[-1] += event.text  # type: ignore[operator]  # every other item is text
+        else:
+            out += [event, ""]
+    return out
+
+
+@given(text=TEXTS, start=st.integers(min_value=0, max_value=60), length=st.integers(min_value=1, max_value=60))
+def test_any_quote_of_a_passage_is_accepted_at_its_place(text: str, start: int, length: int) -> None:
+    """Where the words stand once in the passage, the citation spans them and nothing else."""
+    quote = text[start : start + length]
+    have, wanted = normalise(text)[0], normalise(quote)[0].strip()
+    assume(wanted and have.find(wanted) == have.rfind(wanted))
+    assume(not re.search(r'["\u201d]\s*\]', quote + "x"))  # would end the marker, see below
+    reader, _ = read([f'Said. [1: "{quote}"]'], [passage(text, start=1_000)])
+    [citation] = reader.citations
+    edge = len(quote) - len(quote.lstrip(" \n\u00a0*`"))
+    assert citation.start == 1_000 + start + edge
+    assert citation.quote == quote.strip(" \n\u00a0*`") == text[citation.start - 1_000 : citation.end - 1_000]
+    assert reader.text == "Said. [1]"
+
+
+@given(pieces=st.lists(PIECES, max_size=12), cuts=st.lists(st.integers(min_value=1, max_value=80), max_size=12))
+def test_how_the_text_is_cut_makes_no_difference(pieces: list[str], cuts: list[int]) -> None:
+    """In one piece, in any pieces or letter by letter: the same text and citations, in the same order."""
+    said = "".join(pieces)
+    borders = [0, *sorted(cuts), len(said)]
+    whole, events = read([said], RIVERS)
+    for way in ([said[a:b] for a, b in zip(borders, borders[1:], strict=False)], list(said)):
+        reader, parts = read(way, RIVERS)
+        assert (reader.text, reader.citations, reader.rejected) == (whole.text, whole.citations, whole.rejected)
+        assert joined(parts) == joined(events)
+
+
+@given(st.lists(PIECES, max_size=12))
+def test_every_number_in_the_text_was_checked(pieces: list[str]) -> None:
+    """No marker of the model is shown: each number stands for a citation that held, and the events say the same."""
+    reader, events = read(pieces, RIVERS)
+    texts = [event.text for event in events if isinstance(event, TextDelta)]
+    numbers = [text for text in texts if re.fullmatch(r" \[\d{1,3}\]", text)]
+    assert [found[0].lstrip() for found in MARKER.finditer(reader.text)] == [text.lstrip() for text in numbers]
+    assert {int(text.strip(" []")) for text in numbers} == {citation.marker for citation in reader.citations}
+    assert "".join(texts) == reader.text
+    assert [event for event in events if isinstance(event, Citation)] == reader.citations
+    assert [event for event in events if isinstance(event, RejectedCitation)] == reader.rejected
+
+
+@pytest.mark.parametrize("said", ["x[[9]2]", "x[2[9]]", "x[[9]1: \u201crivers run\u201d]", "x[ [9] 2]", '[1: ""[1]]'])
+def test_what_is_left_of_a_refused_marker_makes_no_new_one(said: str) -> None:
+    """Taking a marker out does not join what stood around it into a number that nobody checked."""
+    reader, _ = read([said], RIVERS)
+    assert not MARKER.search(reader.text)
+
+
+@pytest.mark.parametrize(
+    ("marker", "quote", "fault"),
+    [
+        (1, "rivers never run dry", "fabricated"),
+        (0, "rivers run", "fabricated"),
+        (3, "rivers run", "fabricated"),
+        (1, "", "fabricated"),
+        (1, "*`*", "fabricated"),
+        (1, "ALL RIVERS", "fabricated"),
+        (1, "rivers ... dry", "fabricated"),
+        (1, "...", "fabricated"),
+        (1, "never full", "misattributed"),
+        (2, "rivers run to the sea", "misattributed"),
+        (1, "All rivers ... the sea", "stitched"),
+        (1, "the sea \u2026 rivers run", "stitched"),
+    ],
+)
+def test_each_fault_is_named(marker: int, quote: str, fault: str) -> None:
+    """Invented words, the wrong passage, and pieces put together are told apart."""
+    assert check(marker, quote, RIVERS) == RejectedCitation(marker, quote, fault)  # type: ignore[arg-type]
+
+
+def test_a_citation_says_where_its_words_stand() -> None:
+    """It carries the passage's identity and offsets into the whole document."""
+    reader, _ = read(['Water flows. [1: "rivers run"]'], RIVERS)
+    assert reader.citations == [Citation(1, 1, "1.md", "Document 1", "Heading", "rivers run", 104, 114)]
+
+
+def test_a_refused_citation_leaves_the_text_without_a_number() -> None:
+    """The words stay, the marker goes, and the fault is kept."""
+    reader, _ = read(['Water flows [2: "to the sea"]. Yes.'], RIVERS)
+    assert reader.text == "Water flows. Yes."
+    assert reader.rejected == [RejectedCitation(2, "to the sea", "misattributed")]
+    assert reader.citations == []
+
+
+def test_a_bare_marker_cites_what_was_said_since_the_last_one() -> None:
+    """`[n]` without words puts the statement itself to the test."""
+    reader, _ = read(["All rivers run to the sea. [1] The sea is never full [2] So they say. [1]"], RIVERS)
+    assert reader.text == "All rivers run to the sea. [1] The sea is never full [2] So they say."
+    assert [citation.quote for citation in reader.citations] == ["All rivers run to the sea.", "The sea is never full"]
+    assert reader.rejected == [RejectedCitation(1, "So they say.", "fabricated")]
+
+
+def test_a_place_cited_twice_has_one_number() -> None:
+    """Numbers count the places in order of appearance, whatever the passages were called in the prompt."""
+    said = 'A [2: "never full"] b [1: "rivers run"] c [2: "never full"] d [1: "the sea"].'
+    reader, _ = read([said], RIVERS)
+    assert reader.text == "A [1] b [2] c [1] d [3]."
+    assert [citation.marker for citation in reader.citations] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        "the user's \"own\" data - see A B",
+        "the user\u2019s \u201cown\u201d data \u2014 see A\u00a0B",
+        "the  user's\n\"own\" data \u2013 see A B",
+        "the **user's** \"own\" `data` - see A B",
+    ],
+)
+@pytest.mark.parametrize("ends", ['""', "\u201c\u201d", "\u201d\u201c"[::-1]])
+def test_typography_and_emphasis_make_no_difference(quote: str, ends: str) -> None:
+    """Models straighten quotes and dashes or curl them; the citation shows what the document has."""
+    text = "Back up *the user's* \u201cown\u201d data \u2014 see A\u00a0B."
+    reader, _ = read([f"Yes. [1: {ends[0]}{quote}{ends[1]}]"], [passage(text)])
+    assert [citation.quote for citation in reader.citations] == [text[9:-1]]
+
+
+@pytest.mark.parametrize(
+    ("quote", "text", "place"),
+    [
+        ("file", "a \ufb01le", (2, 5)),
+        ("\ufb01le", "a file", (2, 6)),
+        ("a b", "a\n\n b", (0, 5)),
+        ("wait...", "wait\u2026", (0, 5)),
+        ("b c", "b * c", (0, 5)),
+        ("Word", "word", None),
+        ("abc", "ab c", None),
+        ("", "text", None),
+        ("text", "", None),
+    ],
+)
+def test_words_are_located_in_characters_of_the_text(quote: str, text: str, place: tuple[int, int] | None) -> None:
+    """Ligatures and runs of white space are bridged; letters, case and missing spaces are not."""
+    assert locate(quote, text) == place
+
+
+@pytest.mark.parametrize("end", ["[", "[1", "[1 ", "[1:", "[1: ", '[1: "', '[1: "rivers', '[1: "rivers"', '[1: "a" '])
+def test_an_unfinished_marker_at_the_end_is_text(end: str) -> None:
+    """It is held back while it may become a citation, and shown when the model stops."""
+    reader = CitationReader(RIVERS)
+    shown = "".join(event.text for event in reader.feed("Word " + end) if isinstance(event, TextDelta))
+    assert shown == "Word"
+    assert [event.text for event in reader.close() if isinstance(event, TextDelta)] == [(" " + end).rstrip()]
+    assert (reader.citations, reader.rejected) == ([], [])
+
+
+def test_a_marker_after_an_unfinished_one_still_counts() -> None:
+    """A quote that is never closed does not swallow the citations behind it."""
+    reader, _ = read(['Say [7: "so. [8: "No. [1]'], [passage('Say [7: "so. [8: "No.')])
+    assert [citation.quote for citation in reader.citations] == ['Say [7: "so. [8: "No.']
+
+
+@pytest.mark.parametrize("step", [1, 700, 10_000])
+def test_a_quote_that_is_never_closed_does_not_hold_back_the_rest(step: int) -> None:
+    """After 2,000 characters it is text, and reading goes on, however the text was cut."""
+    said = f'Word [1: "{"x" * 2_500} [1: "rivers run"] end'
+    reader = CitationReader(RIVERS)
+    events = [event for at in range(0, len(said), step) for event in reader.feed(said[at : at + step])]
+    assert len([event for event in events if isinstance(event, Citation)]) == 1
+    assert reader.text == f'Word [1: "{"x" * 2_500} [1] end'
+
+
+def test_a_quote_may_hold_quotation_marks_and_brackets() -> None:
+    """Only a quotation mark right before a closing bracket ends a marker."""
+    text = 'Write names[0] or "first" as [1] says.'
+    reader, _ = read([f'So. [1: "{text}"] Done.'], [passage(text)])
+    assert (reader.text, reader.citations[0].quote) == ("So. [1] Done.", text)
+
+
+def test_white_space_around_an_answer_is_not_shown() -> None:
+    """Models begin and end with line breaks; within the text they stay."""
+    assert read(["\n\n One.\n\nTwo. \n"], [])[0].text == "One.\n\nTwo."

@@ -1,0 +1,49 @@
+"""No secret stays readable in a text that leaves the application."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from app.gateway.redaction import MASK, redact
+
+SECRETS = st.lists(st.text(alphabet="abcXYZ019", min_size=4, max_size=20), max_size=4)
+
+
+@given(secrets=SECRETS, around=st.lists(st.text(alphabet="abcXYZ019 -", max_size=6), min_size=5, max_size=5))
+def test_no_given_secret_survives(secrets: list[str], around: list[str]) -> None:
+    """Wherever they stand, also when one is the beginning of another."""
+    assume(not any(secret in MASK for secret in secrets))
+    text = "".join(before + secret for before, secret in zip(around, [*secrets, ""], strict=False))
+    cleaned = redact(text, secrets)
+    assert not any(secret in cleaned for secret in secrets)
+
+
+def test_a_secret_that_begins_another_leaves_no_rest() -> None:
+    """The longest is masked first."""
+    assert redact("the key is test-1234", ["test", "test-1234"]) == f"the key is {MASK}"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-proj-abcdefghijkl0123",
+        "sk-ant-api03-abc_DEF-0123456789",
+        "pk-lf-01234567-89ab",
+        "ghp_0123456789abcdefABCDEF",
+        "xoxb-123456789012-abcdef",
+        "AIzaSyA0123456789abcdefghij_K-L",
+        "Bearer eyJhbGciOiJIUzI1NiJ9.e30.x",
+    ],
+)
+def test_what_looks_like_a_key_is_masked_unasked(key: str) -> None:
+    """Providers repeat the key in their errors, also one that this application does not know."""
+    assert redact(f'Incorrect key "{key}", see the docs.') in {
+        f'Incorrect key "{MASK}", see the docs.',
+        f'Incorrect key "{MASK} see the docs.',
+    }
+
+
+@pytest.mark.parametrize("text", ["", "a risk-free desk-job", "sk-short", "the bearer", "key: value", "task_force_one"])
+def test_ordinary_words_are_left_alone(text: str) -> None:
+    """An empty secret masks nothing either."""
+    assert redact(text, ["", "absent-secret"]) == text
