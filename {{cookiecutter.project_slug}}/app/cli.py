@@ -173,10 +173,14 @@ async def _ask(question: str, paths: list[Path]) -> None:
             report = await _with_progress(ingester, files)
             if report.added or report.skipped:
                 err.print(f"[dim]{_summary(report)}[/dim]")
+        in_a_line = False
         async for event in pipeline.stream(question):
             if isinstance(event, TextDelta):
                 out.print(event.text, end="", markup=False, highlight=False, soft_wrap=True)
+                in_a_line = True
             elif isinstance(event, Answer):
+                if in_a_line:
+                    out.print()
                 _show_sources(event)
 
 
@@ -185,8 +189,6 @@ def _show_sources(answer: Answer) -> None:
         out.print(answer.text)
         for source in dict.fromkeys(p.source for p in answer.passages[:3]):
             out.print(f"[dim]  nearest: {escape(source)}[/dim]")
-    else:
-        out.print()
     for citation in answer.citations:
         out.print(_source_line(citation), soft_wrap=True, highlight=False)
     if answer.rejected:

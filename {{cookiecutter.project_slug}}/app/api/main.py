@@ -9,7 +9,9 @@ import pkgutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import routes
 from app.api.deps import Services
@@ -23,13 +25,18 @@ MULTIPART_OVERHEAD = 100_000
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Make the application; `uvicorn app.api.main:create_app --factory` serves it."""
+    """Make the application; `uvicorn app.api.main:create_app --factory` serves it.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or a model cannot work with what is set.
+
+    """
     settings = settings or load_settings()
     configure_logging(settings)
+    gateway = Gateway(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        gateway = Gateway(settings)
         async with open_database(settings) as database:
             services = app.state.services = Services(settings, database, gateway)
             warming = asyncio.create_task(_warm(services))
@@ -42,13 +49,37 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title=settings.app_name,
         version="0.1.0",
         lifespan=lifespan,
-        max_body_size=settings.max_document_bytes + MULTIPART_OVERHEAD,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.add_middleware(BodyLimit, most_bytes=settings.max_document_bytes + MULTIPART_OVERHEAD)
     add_error_handlers(app)
     for module in pkgutil.iter_modules(routes.__path__):
         app.include_router(importlib.import_module(f"{routes.__name__}.{module.name}").router)
     return app
+
+
+class BodyLimit:
+    """Refuses a larger body in the shape of every error; FastAPI's own limit answers in plain text."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self._app = app
+        self._most_bytes = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and count what arrives, unless the announced length is too much already."""
+        announced = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
+        size = int(announced) if announced.isdecimal() else 0
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if max(size, read) > self._most_bytes:
+                raise HTTPException(413, f"the request has more than {self._most_bytes:,} bytes")
+            return message
+
+        await self._app(scope, limited, send)
 
 
 async def _warm(services: Services) -> None:

@@ -124,7 +124,7 @@ async def list_documents(connection: AsyncConnection, tenant: str) -> list[Store
 async def read_texts(connection: AsyncConnection, tenant: str) -> dict[str, str]:
     """Source to stored text, of every document of the tenant."""
     rows = await connection.execute(select(documents.c.source, documents.c.text).where(documents.c.tenant == tenant))
-    return dict(rows.tuples().all())
+    return {row.source: row.text for row in rows}
 
 
 async def delete_document(connection: AsyncConnection, tenant: str, document_id: int) -> bool:

@@ -30,10 +30,10 @@ MOST_SENTENCES = 3
 NEARLY_AS_GOOD = 0.85
 
 FENCED_CODE = re.compile(r"^ *(```|~~~).*?(?:^ *\1|\Z)", re.MULTILINE | re.DOTALL)
-BLOCKS = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)]|\|)\s)|\n(?=#)")
+BLOCKS = re.compile(r"\n\s*\n|\n(?=\s*(?:(?:[-*+]|\d+[.)])\s|\|))|\n(?=#)")
 LEADER = re.compile(r"^\s*(?:#.*|(?:[-*+]|\d+[.)])\s+)")
 # A [3] of a passage ends a sentence too: in an answer it would pass for a citation of ours.
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|\s*\[\d{1,3}(?:\]|:[^\]]*\])\s*")
+SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bal\.)[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|\s*\[\d{1,3}(?:\]|:[^\]]*\])\s*")
 WORD = re.compile(r"[A-Za-z0-9]+(?:[._@'-][A-Za-z0-9]+)*")
 FEWEST_WORDS = 4
 NAME = re.compile(r".+[A-Z]|.*[\d_]")

@@ -42,7 +42,8 @@ class CitationReader:
 
     def feed(self, delta: str) -> Iterator[Event]:
         """Take the next piece; give the text that is safe to show and the citations that have closed."""
-        self._pending += delta
+        # Without what neither UTF-8 nor Postgres can hold; models say such things now and then.
+        self._pending += delta.encode(errors="ignore").decode().replace("\0", "")
         yield from self._read(MARKER_OR_BEGINNING)
 
     def close(self) -> Iterator[Event]:

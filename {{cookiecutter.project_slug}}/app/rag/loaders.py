@@ -16,6 +16,7 @@ from app.errors import DocumentTooLarge, InvalidInput, UnsupportedDocument
 from app.types import Document
 
 SNIFFED = 8_192
+LONGEST_NAME = 2_000  # bytes; an entry of the index over sources cannot hold more than 2,700
 MARKDOWN_NAMES = {".md", ".markdown", ".mdown"}
 NEAR_FULL_LINE = 0.75
 # Possessive (*+): otherwise every comment at the beginning doubles the time that a page without HTML takes.
@@ -62,8 +63,7 @@ def load_file(path: Path, *, max_bytes: int) -> Document:
 def load_bytes(data: bytes, *, source: str, max_bytes: int) -> Document:
     """Turn the bytes of one document into text. Raises as `load_file` does."""
     _check_size(source, len(data), max_bytes)
-    if source != _storable(source):
-        raise InvalidInput(f"the name {source!r} is not valid Unicode")
+    _check_name(source)
     if not data.strip():
         raise UnsupportedDocument(f"{source} is empty")
     media_type = detect(data, source)
@@ -108,6 +108,13 @@ def _is_text(data: bytes) -> bool:
 def _storable(text: str) -> str:
     """`text` with one kind of line end, and without what neither UTF-8 nor Postgres can hold."""
     return text.encode(errors="replace").decode().replace("\0", "").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _check_name(source: str) -> None:
+    if source != _storable(source):
+        raise InvalidInput(f"the name {source!r} is not valid Unicode")
+    if len(source.encode()) > LONGEST_NAME:
+        raise InvalidInput(f"the name {source[:40]}... has more than {LONGEST_NAME:,} bytes")
 
 
 def _check_size(name: str, size: int, max_bytes: int) -> None:
@@ -161,7 +168,7 @@ def _load_pdf(data: bytes) -> tuple[str, str]:
         raise UnsupportedDocument(
             f"the PDF cannot be read ({type(error).__name__}); it may be damaged or locked"
         ) from error
-    return title, "\n\n".join(pages).replace("\0", "")
+    return title, "\n\n".join(pages)
 
 
 def _unwrapped(page: str) -> str:

@@ -118,7 +118,7 @@ async def test_a_migration_waits_for_another_one(empty_url: str) -> None:
 async def test_a_wrong_url_is_refused_without_showing_it(url: str) -> None:
     """What is no Postgres URL is a configuration error that names DATABASE_URL and shows no part of it."""
     settings = Settings.model_validate({"database_url": url})
-    with pytest.raises(ConfigurationError, match="^DATABASE_URL ") as caught:
+    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL ") as caught:
         async with open_database(settings):
             pass
     assert "canary" not in caught.value.message
@@ -134,10 +134,10 @@ async def test_every_usual_scheme_is_understood(database_url: str, scheme: str) 
 async def test_a_database_that_is_not_there_is_unavailable() -> None:
     """Nobody listens: using and migrating it say so, in a sentence without the password."""
     url = "postgresql://me:canary@127.0.0.1:1/app"
-    with pytest.raises(DatabaseUnavailable, match="cannot be reached.*refused") as used:
+    with pytest.raises(DatabaseUnavailable, match=r"cannot be reached.*refused") as used:
         async with connect(url) as database, database.transaction():
             pass
-    with pytest.raises(DatabaseUnavailable, match="cannot be reached.*refused") as migrated:
+    with pytest.raises(DatabaseUnavailable, match=r"cannot be reached.*refused") as migrated:
         await migrate(url)
     assert "canary" not in used.value.message + migrated.value.message
 
@@ -165,10 +165,14 @@ async def test_a_wrong_statement_is_no_lost_connection(database: Database) -> No
 
 async def test_an_error_undoes_the_whole_transaction(database: Database) -> None:
     """What was written before the error is gone."""
-    with pytest.raises(ZeroDivisionError):
+
+    async def write_and_fail() -> None:
         async with database.transaction() as connection:
-            await store.check_stamp(connection, "somebody", "a/model", 4)
+            await store.check_stamp(connection, database.tenant, "a/model", 4)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await write_and_fail()
     async with database.transaction() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM index_stamps")) == 0
 
@@ -189,7 +193,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the built-in Postgres of this file lives."""
     folder = tmp_path_factory.mktemp("data dir")
     yield folder
-    shutil.rmtree(EmbeddedPostgres(folder).home)
+    server = EmbeddedPostgres(folder)
+    shutil.rmtree(server.home)
+    shutil.rmtree(server._sockets)
 
 
 @contextmanager
@@ -281,3 +287,26 @@ def test_without_the_wheel_the_error_says_what_to_set(data_dir: Path, monkeypatc
     monkeypatch.setattr(embedded, "WHEEL", "no_such_wheel")
     with pytest.raises(ConfigurationError, match="set DATABASE_URL"):
         EmbeddedPostgres(data_dir).start()
+
+
+def test_the_programs_are_copied_once_for_an_unprivileged_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Package and libraries stand side by side in the copy, which everybody may read and which is made once."""
+    monkeypatch.setattr(embedded, "ROOT_HOME", tmp_path / "var")
+    (tmp_path / "var").mkdir()
+    for name in (embedded.WHEEL, f"{embedded.WHEEL}.libs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    copies = {embedded._readable_copy(tmp_path / embedded.WHEEL) for _ in range(2)}
+    [copy] = copies
+    assert sorted(part.name for part in copy.parent.iterdir()) == [embedded.WHEEL, f"{embedded.WHEEL}.libs"]
+    assert copy.parent.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
+def test_a_socket_folder_of_somebody_else_is_not_used(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shared temporary folder another user could wait for the connection."""
+    server = EmbeddedPostgres(data_dir)
+    monkeypatch.setattr(server, "_as_root", False)
+    shutil.chown(server._sockets, "nobody")
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
+        server.start()

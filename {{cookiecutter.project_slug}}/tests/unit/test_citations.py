@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -79,7 +80,7 @@ def test_how_the_text_is_cut_makes_no_difference(pieces: list[str], cuts: list[i
     said = "".join(pieces)
     borders = [0, *sorted(cuts), len(said)]
     whole, events = read([said], RIVERS)
-    for way in ([said[a:b] for a, b in zip(borders, borders[1:], strict=False)], list(said)):
+    for way in ([said[a:b] for a, b in pairwise(borders)], list(said)):
         reader, parts = read(way, RIVERS)
         assert (reader.text, reader.citations, reader.rejected) == (whole.text, whole.citations, whole.rejected)
         assert joined(parts) == joined(events)
@@ -160,10 +161,10 @@ def test_a_place_cited_twice_has_one_number() -> None:
 @pytest.mark.parametrize(
     "quote",
     [
-        "the user's \"own\" data - see A B",
+        'the user\'s "own" data - see A B',
         "the user\u2019s \u201cown\u201d data \u2014 see A\u00a0B",
-        "the  user's\n\"own\" data \u2013 see A B",
-        "the **user's** \"own\" `data` - see A B",
+        'the  user\'s\n"own" data \u2013 see A B',
+        'the **user\'s** "own" `data` - see A B',
     ],
 )
 @pytest.mark.parametrize("ends", ['""', "\u201c\u201d", "\u201d\u201c"[::-1]])

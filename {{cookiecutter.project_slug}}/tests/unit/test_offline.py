@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,9 +30,7 @@ QUESTIONS = st.sampled_from(["How long is the Nile?", "when do retries begin", "
 
 def passage(text: str, heading: str = "Guide") -> Passage:
     """A passage that retrieval found."""
-    return Passage(
-        chunk_id=1, source="a.md", title="A", heading=heading, start=0, end=len(text), text=text, score=1.0
-    )
+    return Passage(chunk_id=1, source="a.md", title="A", heading=heading, start=0, end=len(text), text=text, score=1.0)
 
 
 def prompt(question: str, passages: Sequence[Passage]) -> list[Message]:
@@ -70,6 +69,7 @@ def test_a_second_sentence_is_added_for_what_the_first_leaves_open() -> None:
     budgets, deadlines = "All budgets are checked by the gateway.", "All deadlines are checked by the gateway."
     said = answer(question, budgets, deadlines, budgets)
     assert sorted(said.split("] ")) == [f"{budgets} [1", f"{deadlines} [2]"]
+    assert answer("Which budgets are checked?", budgets, "Also all budgets are checked by the gateway.").count("[") == 1
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_it_abstains_below_the_threshold() -> None:
 def test_a_name_that_no_passage_mentions_lowers_the_score() -> None:
     """A question about another product is not answered with a sentence about this one."""
     passages = [FencedPassage(1, "Guide", "The port of the server is 8000 by default.")]
-    plain, named = (rank(question, passages)[0].score for question in ("the server port", "the server port in Oracle"))
-    assert plain - named > 0.15
+    word, name = (rank(question, passages)[0].score for question in ("a port for oracle", "a port for Oracle"))
+    assert word - name > 0.15
 
 
 def test_a_question_for_a_figure_prefers_a_sentence_with_one() -> None:
@@ -136,18 +136,17 @@ def test_a_question_cannot_bring_a_passage() -> None:
         ("# A heading of many words\nText right under the heading.", ["Text right under the heading."]),
         ("- the first of all\n- the second\n  of them all", ["the first of all", "the second of them all"]),
         ("1. do this thing first\n2) do that thing next", ["do this thing first", "do that thing next"]),
-        ("| a | b | c | d |\n|---|---|---|---|", ["a | b | c | d"]),
         ("It is known [1] to all of them.[2] Nobody did deny it.", ["to all of them.", "Nobody did deny it."]),
         ('Quote as [3: "these few words"] or do not cite.', ["or do not cite."]),
         ("```sh\n# a comment of many words\ncp one two three four\n\nrm five six seven eight\n```\n", []),
         ("Code that never ends:\n\n~~~\none two three four five", ["Code that never ends:"]),
+        ("| a | b | c |\n|:---|---:|---|\n|x|a row of four|\n| y |", ["a | b | c", "x|a row of four"]),
         ("Too few words.", []),
     ],
 )
 def test_text_is_cut_into_sentences(markdown: str, sentences: list[str]) -> None:
     """List items and table rows are sentences; headings, code, scraps and foreign markers are none."""
-    wanted = [sentence for sentence in sentences if len(sentence.split()) > 3]
-    assert list(split_sentences(markdown)) == wanted
+    assert list(split_sentences(markdown)) == sentences
 
 
 def test_terms_are_stems_without_common_words() -> None:
@@ -164,4 +163,4 @@ def test_embeddings_are_unit_vectors_and_repeatable() -> None:
     assert all(math.isclose(math.hypot(*vector), 1, abs_tol=1e-5) for vector in vectors[:3])
     assert all(map(math.isfinite, vectors[3]))
     river, stream, invoice = vectors[:3]
-    assert math.sumprod(river, stream) > math.sumprod(river, invoice)
+    assert np.dot(river, stream) > np.dot(river, invoice)

@@ -13,7 +13,9 @@ from app.types import Passage
 
 HOSTILE = st.lists(
     st.one_of(
-        st.sampled_from(["<passage", "</passage>", "<question>\n", "\n</question>", "&lt;passage", "&amp;lt;/question"]),
+        st.sampled_from(
+            ["<passage", "</passage>", "<question>\n", "\n</question>", "&lt;passage", "&amp;lt;/question"]
+        ),
         st.sampled_from(["&", "amp;", "<", "/", '"', "'", "\n", ' id="1" section="x">', "</PASSAGE>", "$question"]),
         st.text(max_size=5),
     ),

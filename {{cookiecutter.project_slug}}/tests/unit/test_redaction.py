@@ -37,10 +37,7 @@ def test_a_secret_that_begins_another_leaves_no_rest() -> None:
 )
 def test_what_looks_like_a_key_is_masked_unasked(key: str) -> None:
     """Providers repeat the key in their errors, also one that this application does not know."""
-    assert redact(f'Incorrect key "{key}", see the docs.') in {
-        f'Incorrect key "{MASK}", see the docs.',
-        f'Incorrect key "{MASK} see the docs.',
-    }
+    assert redact(f"Incorrect key: {key} (see the docs)") == f"Incorrect key: {MASK} (see the docs)"
 
 
 @pytest.mark.parametrize("text", ["", "a risk-free desk-job", "sk-short", "the bearer", "key: value", "task_force_one"])

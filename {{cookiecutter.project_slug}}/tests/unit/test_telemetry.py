@@ -16,12 +16,9 @@ ENVIRONMENTS = pytest.mark.parametrize("environment", ["development", "productio
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Put the logging of the test run back."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    """Take away what a test has set up."""
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    logging.basicConfig(handlers=[], level="WARNING", force=True)
     structlog.reset_defaults()
 
 

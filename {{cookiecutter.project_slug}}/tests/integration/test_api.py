@@ -1,0 +1,332 @@
+"""The HTTP API in process, its own start and stop included: answers, events, documents, and the shape of errors."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from app.api.main import MULTIPART_OVERHEAD, create_app
+from app.db.engine import Database
+from app.gateway import litellm_adapter
+from app.settings import Settings
+from tests.conftest import PROJECT
+from tests.provider import CutStream, Provider, RateLimited, Rejected
+
+PATIENCE_SECONDS = 20
+LIMIT = 20_000
+FORM_START = b'--x\r\nContent-Disposition: form-data; name="file"; filename="large.md"\r\n\r\n'
+QUESTION = {"question": "What does k1 do in BM25?"}
+BM25 = PROJECT / "corpus" / "bm25.md"
+SUPPORTED = [BM25, PROJECT / "corpus" / "retrieval-metrics.html", PROJECT / "corpus" / "error-analysis.pdf"]
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """The application, started, and a client that sees what a browser would see."""
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://app.test") as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+async def client(settings: Settings, database: Database) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application on the empty database; documents may have LIMIT bytes."""
+    assert database
+    async with serving(settings.model_copy(update={"max_document_bytes": LIMIT})) as client:
+        yield client
+
+
+async def upload(client: httpx.AsyncClient, name: str, data: bytes) -> httpx.Response:
+    """Send a file as a form does."""
+    return await client.post("/v1/documents", files={"file": (name, data)})
+
+
+async def stored(client: httpx.AsyncClient) -> list[dict[str, Any]]:
+    """The list of documents."""
+    data: list[dict[str, Any]] = (await client.get("/v1/documents")).json()["data"]
+    return data
+
+
+def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The error object, once status and shape are as promised."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert body.keys() == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["type"] == ("invalid_request_error" if status < 500 else "server_error")
+    assert error["message"]
+    return error
+
+
+def events_of(response: httpx.Response) -> list[tuple[str, Any]]:
+    """Name and data of each server-sent event."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    blocks = [
+        dict(line.split(": ", 1) for line in block.splitlines()) for block in response.text.split("\n\n") if block
+    ]
+    return [(block["event"], json.loads(block["data"])) for block in blocks]
+
+
+async def test_readiness_waits_for_the_models_and_liveness_does_not(settings: Settings, database: Database) -> None:
+    """While models load the process is alive and not ready; then it is ready."""
+    assert database
+    with ExitStack() as loading:
+        loading.enter_context(litellm_adapter._loading)
+        async with asyncio.timeout(PATIENCE_SECONDS), serving(settings) as client:
+            live, early = await client.get("/livez"), await client.get("/readyz")
+            loading.close()
+            while (ready := await client.get("/readyz")).status_code == 503:
+                pass
+    assert (live.status_code, live.json()) == (200, {"status": "ok"})
+    assert early.json() == {"status": "not ready", "database": "ok", "models": "loading"}
+    assert ready.json() == {"status": "ok", "database": "ok", "models": "ok"}
+
+
+async def test_the_server_may_stop_while_models_load(settings: Settings) -> None:
+    """Stopping does not wait for the models, and is no error."""
+    with litellm_adapter._loading:
+        async with asyncio.timeout(PATIENCE_SECONDS), serving(settings) as client:
+            assert (await client.get("/livez")).status_code == 200
+
+
+async def test_readiness_names_a_missing_migration(settings: Settings, migrated_url: str) -> None:
+    """Without the schema the answer says what to run, and asking is an error without details of the inside."""
+    url = make_url(migrated_url).set(database="template1").render_as_string(hide_password=False)
+    async with serving(settings.model_validate({**settings.model_dump(), "database_url": url})) as client:
+        ready = await client.get("/readyz")
+        asked = await client.post("/v1/ask", json=QUESTION)
+    assert (ready.status_code, ready.json()["database"]) == (503, "migrations missing: run `app migrate`")
+    error = error_of(asked, 500)
+    assert (error["code"], error["message"]) == ("internal_error", "something went wrong inside the application")
+
+
+async def test_a_lost_database_is_503_and_shows_no_password(settings: Settings) -> None:
+    """The process stays alive, is not ready, and says that the database cannot be reached."""
+    url = "postgresql://me:canary@127.0.0.1:1/app"
+    async with serving(settings.model_validate({**settings.model_dump(), "database_url": url})) as client:
+        live, ready = await client.get("/livez"), await client.get("/readyz")
+        asked = await client.post("/v1/ask", json=QUESTION)
+    assert (live.status_code, ready.status_code, ready.json()["database"]) == (200, 503, "unreachable")
+    assert error_of(asked, 503)["code"] == "database_unavailable"
+    assert "canary" not in asked.text
+
+
+async def test_an_answer_is_json_with_citations_that_can_be_followed(client: httpx.AsyncClient) -> None:
+    """The answer names the model and says what it is, and its quote stands in the uploaded file."""
+    await upload(client, BM25.name, BM25.read_bytes())
+    response = await client.post("/v1/ask", json=QUESTION)
+    answer = response.json()
+    assert (response.status_code, answer["abstained"], answer["model"]) == (200, False, "offline/extractive")
+    assert "no language model was used" in answer["notice"]
+    assert [citation["source"] for citation in answer["citations"]] == ["upload/bm25.md"] * len(answer["citations"])
+    first = answer["citations"][0]
+    assert BM25.read_text(encoding="utf-8")[first["start"] : first["end"]] == first["quote"]
+    assert "[1]" in answer["text"]
+
+
+async def test_a_stream_sends_text_and_citations_and_then_the_answer(client: httpx.AsyncClient) -> None:
+    """The deltas join to the text of the answer, which is the last event; nothing keeps the stream."""
+    await upload(client, BM25.name, BM25.read_bytes())
+    response = await client.post("/v1/ask", json=QUESTION | {"stream": True})
+    events = events_of(response)
+    names = [name for name, _ in events]
+    answer = events[-1][1]
+    assert (names[0], names[-1], set(names)) == ("delta", "answer", {"delta", "citation", "answer"})
+    assert "".join(data["text"] for name, data in events if name == "delta") == answer["text"]
+    assert [data for name, data in events if name == "citation"] == answer["citations"]
+    assert response.headers["cache-control"] == "no-store"
+
+
+async def test_a_stream_that_breaks_ends_with_an_error_event(settings: Settings, database: Database) -> None:
+    """Once the status has been sent, an error of the provider is the last event, in the shape of every error."""
+    assert database
+    with Provider() as provider:
+        online = {"chat_model": "openai/test-model", "chat_api_base": provider.url}
+        provider.then(CutStream("The answer is long.", after=2))
+        async with serving(settings.model_copy(update=online)) as client:
+            await upload(client, BM25.name, BM25.read_bytes())
+            response = await client.post("/v1/ask", json=QUESTION | {"stream": True})
+    *deltas, (last, data) = events_of(response)
+    assert response.status_code == 200
+    assert [name for name, _ in deltas] == ["delta"] * len(deltas) != []
+    assert (last, data["error"]["code"], data["error"]["type"]) == ("error", "provider_unavailable", "server_error")
+
+
+async def test_a_stream_tells_of_an_unforeseen_error_too(client: httpx.AsyncClient, database: Database) -> None:
+    """An answer that could not be stored is no answer: the last event says so, without details of the inside."""
+    await upload(client, BM25.name, BM25.read_bytes())
+    async with database.transaction() as connection:
+        await connection.execute(text("ALTER TABLE answers RENAME TO hidden"))
+    try:
+        events = events_of(await client.post("/v1/ask", json=QUESTION | {"stream": True}))
+    finally:
+        async with database.transaction() as connection:
+            await connection.execute(text("ALTER TABLE hidden RENAME TO answers"))
+    assert (events[0][0], events[-1][0]) == ("delta", "error")
+    assert events[-1][1]["error"]["code"] == "internal_error"
+    assert "relation" not in str(events[-1])
+
+
+async def test_a_providers_errors_keep_their_status(settings: Settings, database: Database) -> None:
+    """A rate limit is 503 with Retry-After, a refusal 502; both before a stream has begun."""
+    assert database
+    with Provider() as provider:
+        online = {"chat_model": "openai/test-model", "chat_api_base": provider.url}
+        provider.then(RateLimited(retry_after=90), Rejected(401))
+        async with serving(settings.model_copy(update=online)) as client:
+            await upload(client, BM25.name, BM25.read_bytes())
+            limited = await client.post("/v1/ask", json=QUESTION)
+            refused = await client.post("/v1/ask", json=QUESTION | {"stream": True})
+    assert error_of(limited, 503)["code"] == "provider_rate_limited"
+    assert limited.headers["retry-after"] == "90"
+    assert error_of(refused, 502)["code"] == "provider_rejected"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [("", "empty"), (" \n", "empty"), ("long " * 20_000, "4,000 are allowed"), ("\ud800", "not valid Unicode")],
+    ids=["empty", "blank", "100 kB", "half a character"],
+)
+async def test_a_question_that_is_none_is_refused(
+    client: httpx.AsyncClient, question: str, told: str, *, stream: bool
+) -> None:
+    """Empty, endless and broken questions are the client's mistake, with a reason."""
+    body = json.dumps({"question": question, "stream": stream})
+    error = error_of(await client.post("/v1/ask", content=body, headers={"content-type": "application/json"}), 400)
+    assert error["code"] == "invalid_input"
+    assert told in error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_asking_before_there_are_documents_says_so(client: httpx.AsyncClient, *, stream: bool) -> None:
+    """There is nothing to answer from yet: 409, and how to add documents."""
+    error = error_of(await client.post("/v1/ask", json=QUESTION | {"stream": stream}), 409)
+    assert error["code"] == "no_documents"
+    assert "POST /v1/documents" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ("{", None),
+        ("", None),
+        ("[]", None),
+        ("{}", "question"),
+        ('{"question": 1}', "question"),
+        ('{"question": "x", "stream": "maybe"}', "stream"),
+    ],
+)
+async def test_a_body_that_is_no_question_names_the_field(
+    client: httpx.AsyncClient, body: str, param: str | None
+) -> None:
+    """Malformed JSON and wrong types are 422 with the field that is wrong."""
+    response = await client.post("/v1/ask", content=body, headers={"content-type": "application/json"})
+    error = error_of(response, 422)
+    assert error["code"] == "invalid_request"
+    if param:
+        assert error["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/v1/nothing", 404), ("GET", "/v1/ask", 405), ("PUT", "/livez", 405)]
+)
+async def test_a_wrong_address_has_the_shape_of_every_error(
+    client: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    """Unknown paths and methods are answered like any other mistake."""
+    assert error_of(await client.request(method, path), status)["code"] == "http_error"
+
+
+@pytest.mark.parametrize("file", SUPPORTED, ids=lambda file: file.suffix)
+async def test_a_document_is_uploaded_listed_and_deleted(client: httpx.AsyncClient, file: Any) -> None:
+    """Each kind is stored once, shown with its chunks, and gone after its deletion."""
+    added, again = [await upload(client, file.name, file.read_bytes()) for _ in range(2)]
+    assert (added.status_code, added.json()["status"], again.json()["status"]) == (201, "added", "unchanged")
+    [document] = await stored(client)
+    assert (document["source"], document["chunks"]) == (f"upload/{file.name}", added.json()["chunks"])
+    assert document["title"]
+    assert (await client.delete(f"/v1/documents/{document['id']}")).status_code == 204
+    assert await stored(client) == []
+
+
+async def test_the_same_name_again_replaces_the_document(client: httpx.AsyncClient) -> None:
+    """A new version takes the place of the old one."""
+    for version in (b"# First\n\nOne.", b"# Second\n\nTwo."):
+        assert (await upload(client, "note.md", version)).json()["status"] == "added"
+    assert [(d["source"], d["title"]) for d in await stored(client)] == [("upload/note.md", "Second")]
+
+
+@pytest.mark.parametrize("name", ["../../note.md", "C:\\files\\note.md", "/etc/note.md"])
+async def test_only_the_last_part_of_a_name_is_kept(client: httpx.AsyncClient, name: str) -> None:
+    """Where a file stood on the client's machine is not stored."""
+    assert (await upload(client, name, b"# Note\n\nText.")).json()["source"] == "upload/note.md"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "status", "code"),
+    [
+        ("empty.md", b"", 415, "unsupported_document"),
+        ("blank.txt", b" \n ", 415, "unsupported_document"),
+        ("picture.png", b"\x89PNG\r\n\x1a\n\0\0\0", 415, "unsupported_document"),
+        ("broken.pdf", b"%PDF-1.7\nbroken", 415, "unsupported_document"),
+        ("large.md", b"x" * (LIMIT + 1), 413, "document_too_large"),
+        ("/", b"# Note", 400, "invalid_input"),
+    ],
+)
+async def test_a_file_that_cannot_be_read_is_refused_and_leaves_nothing(
+    client: httpx.AsyncClient, name: str, data: bytes, status: int, code: str
+) -> None:
+    """The refusal says why, and the list stays as it was."""
+    assert error_of(await upload(client, name, data), status)["code"] == code
+    assert await stored(client) == []
+
+
+@pytest.mark.parametrize("known_length", [True, False], ids=["length told", "length not told"])
+async def test_a_body_over_the_limit_is_refused(client: httpx.AsyncClient, *, known_length: bool) -> None:
+    """More than the largest document and its form is 413, whether the length is announced or not."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield FORM_START
+        for _ in range(100):
+            yield bytes((LIMIT + MULTIPART_OVERHEAD) // 50)
+
+    body = FORM_START + bytes(LIMIT + MULTIPART_OVERHEAD) if known_length else pieces()
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    error = error_of(await client.post("/v1/documents", content=body, headers=headers), 413)
+    assert error["message"] == "the request has more than 120,000 bytes"
+    assert await stored(client) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "param"), [({"data": {"file": "text"}}, "file"), ({"files": {"other": b"x"}}, "file")]
+)
+async def test_an_upload_without_a_file_names_the_field(
+    client: httpx.AsyncClient, form: dict[str, Any], param: str
+) -> None:
+    """A form without the file is 422."""
+    assert error_of(await client.post("/v1/documents", **form), 422)["param"] == param
+
+
+@pytest.mark.parametrize(("document", "status"), [("1", 404), ("-1", 404), (str(2**64), 404), ("first", 422)])
+async def test_deleting_what_is_not_there_is_an_error(client: httpx.AsyncClient, document: str, status: int) -> None:
+    """An unknown number is not found, and a word is no number."""
+    error_of(await client.delete(f"/v1/documents/{document}"), status)
+
+
+async def test_the_documentation_lists_every_route(client: httpx.AsyncClient) -> None:
+    """What the modules in `routes/` offer is in the OpenAPI document, and its page is served."""
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert {"/livez", "/readyz", "/v1/ask", "/v1/documents", "/v1/documents/{document_id}"} <= paths.keys()
+    assert (await client.get("/docs")).status_code == 200

@@ -1,0 +1,264 @@
+"""The command line through `main()`, as the shell calls it: what is printed, and the exit status."""
+
+import io
+import json
+import logging
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from app.cli import main
+from app.db.engine import Database
+from app.settings import Settings
+from tests.provider import Provider, Reply
+
+TEA = "# Tea\n\nGreen tea is brewed at eighty degrees for two minutes.\n"
+QUESTION = "How is green tea brewed?"
+ANOTHER = "Who won the chess championship of 1972?"
+CASE = {
+    "answerable": True,
+    "relevant": ["docs/tea.md"],
+    "evidence": [{"document": "docs/tea.md", "quote": "eighty degrees"}],
+    "reference": "At eighty degrees, for two minutes.",
+}
+EVALUATION = ("--dataset", "cases.jsonl", "--documents", "docs")
+
+
+class Ended(NamedTuple):
+    """How a command ended; the texts have their white space folded, since the width of a terminal differs."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def app(
+    migrated_url: str,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Command]:
+    """Runs the command line in a folder with `docs/tea.md`, on the empty database."""
+    assert database
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "tea.md").write_text(TEA)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", migrated_url)
+
+    def run(*arguments: str, stdin: str = "") -> Ended:
+        monkeypatch.setattr(sys, "argv", ["app", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), " ".join(printed.out.split()), " ".join(printed.err.split()))
+
+    yield run
+    logging.basicConfig(handlers=[], level="WARNING", force=True)
+
+
+def test_ingest_sums_up_what_it_did(app: Command) -> None:
+    """New documents are read, and what has not changed is left alone."""
+    assert app("ingest", "docs") == (0, "1 documents read (1 chunks), 0 unchanged, 0 skipped", "")
+    assert app("ingest", "docs") == (0, "0 documents read (0 chunks), 1 unchanged, 0 skipped", "")
+
+
+def test_ingest_ends_with_1_where_a_file_was_skipped(app: Command) -> None:
+    """The other files are read, and the skipped one is named with the reason."""
+    Path("docs/picture.png").write_bytes(b"\x89PNG\0")
+    ended = app("ingest", "docs")
+    assert ended.status == 1
+    assert ended.out.startswith("1 documents read (1 chunks), 0 unchanged, 1 skipped skipped docs/picture.png: ")
+    assert "neither PDF nor UTF-8 text" in ended.out
+
+
+def test_rebuild_reads_everything_again(app: Command) -> None:
+    """With --rebuild nothing counts as unchanged, and what is gone is forgotten."""
+    app("ingest", "docs")
+    assert app("ingest", "--rebuild", "docs").out.startswith("1 documents read")
+
+
+@pytest.mark.parametrize("command", [("ingest", "nowhere"), ("ask", QUESTION, "--ingest", "nowhere")])
+def test_a_missing_path_is_an_error(app: Command, command: tuple[str, ...]) -> None:
+    """A typing error ends with 2 and one line."""
+    assert app(*command) == (2, "", "error: nowhere does not exist")
+
+
+def test_an_empty_folder_is_an_error(app: Command) -> None:
+    """To read nothing is a mistake that is told."""
+    Path("empty").mkdir()
+    assert app("ingest", "empty") == (2, "", "error: there are no files in empty")
+
+
+def test_ask_prints_the_answer_and_its_sources(app: Command) -> None:
+    """The answer has numbers, each number has a source, and the last line tells the model and the price."""
+    app("ingest", "docs")
+    ended = app("ask", QUESTION)
+    assert ended.status == 0
+    assert ended.out.startswith("Green tea is brewed at eighty degrees for two minutes. [1] [1] docs/tea.md Tea ")
+    assert "no language model was used. (offline/extractive, " in ended.out
+    assert ended.out.endswith(" ms, $0.000000)")
+
+
+def test_ask_reads_the_question_from_standard_input(app: Command) -> None:
+    """A dash stands for standard input, so that a pipe works."""
+    app("ingest", "docs")
+    assert app("ask", "-", stdin=f"{QUESTION}\n").out.startswith("Green tea is brewed at eighty degrees")
+
+
+def test_ask_can_bring_the_index_up_to_date_first(app: Command) -> None:
+    """With --ingest one command is enough; it tells what it read, and nothing where nothing is new."""
+    first, second = (app("ask", QUESTION, "--ingest", "docs") for _ in range(2))
+    assert (first.status, first.err) == (0, "1 documents read (1 chunks), 0 unchanged, 0 skipped")
+    assert second.err == ""
+    assert first.out.startswith("Green tea")
+
+
+def test_ask_before_there_are_documents_says_what_to_do(app: Command) -> None:
+    """The error ends with 2 and names the command."""
+    ended = app("ask", QUESTION)
+    assert (ended.status, ended.out) == (2, "")
+    assert "Add some with `app ingest PATH`" in ended.err
+
+
+def test_ask_says_that_the_documents_do_not_answer(app: Command) -> None:
+    """An abstention is a good answer: status 0, with the nearest document."""
+    app("ingest", "docs")
+    ended = app("ask", ANOTHER)
+    assert ended.status == 0
+    assert ended.out.startswith("The documents do not answer this question. nearest: docs/tea.md ")
+
+
+def test_ask_tells_which_citations_did_not_hold(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a model invented is left out and counted, and an unknown price is called that."""
+    app("ingest", "docs")
+    with Provider() as provider:
+        provider.then(Reply('Hot. [1: "at eighty degrees"] Or cold. [1: "iced tea is better"]'))
+        monkeypatch.setenv("CHAT_MODEL", "openai/test-model")
+        monkeypatch.setenv("CHAT_API_BASE", provider.url)
+        ended = app("ask", QUESTION)
+    assert ended.out.startswith("Hot. [1] Or cold. [1] docs/tea.md Tea ")
+    assert "1 citations did not hold and were left out: fabricated" in ended.out
+    assert ended.out.endswith(" ms, price unknown)")
+
+
+def test_a_wrong_setting_is_one_line(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that cannot be read ends with 2 and its name, without a traceback."""
+    monkeypatch.setenv("PASSAGES", "many")
+    ended = app("ask", QUESTION)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("error: PASSAGES: ")
+
+
+@pytest.mark.parametrize("command", [("ask", QUESTION), ("serve",)])
+def test_a_missing_key_is_one_line(app: Command, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that cannot work is told before anything starts, with the variable to set."""
+    monkeypatch.setenv("CHAT_MODEL", "openai/gpt-4o")
+    assert app(*command) == (2, "", "error: openai/gpt-4o needs a key: set CHAT_API_KEY in .env")
+
+
+def test_migrate_brings_the_schema_up_to_date(app: Command) -> None:
+    """A second time there is nothing to do, and that is no error."""
+    assert app("migrate") == (0, "the schema is up to date", "")
+
+
+def test_migrate_needs_a_url(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without DATABASE_URL there is nothing to migrate, and the error says so."""
+    monkeypatch.delenv("DATABASE_URL")
+    ended = app("migrate")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("error: set DATABASE_URL; ")
+
+
+@pytest.mark.parametrize("command", [("migrate",), ("ask", QUESTION)])
+def test_a_database_that_is_not_there_is_one_line(
+    app: Command, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 2 and a sentence, without the password."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:canary@127.0.0.1:1/app")
+    ended = app(*command)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("error: the database cannot be reached: ")
+    assert "canary" not in ended.err
+
+
+def write_evaluation(question: str = QUESTION, min_cases: int = 1, metrics: str = '"recall@5" = 1.0') -> None:
+    """A dataset with one case in each split, and thresholds."""
+    cases = (CASE | {"id": split, "split": split, "question": question} for split in ("gate", "tune"))
+    Path("cases.jsonl").write_text("\n".join(map(json.dumps, cases)))
+    Path("thresholds.toml").write_text(f"min_cases = {min_cases}\nmax_error_rate = 0.0\n[metrics]\n{metrics}\n")
+
+
+@pytest.mark.parametrize(
+    ("question", "min_cases", "metrics", "status", "told"),
+    [
+        (QUESTION, 1, '"answered" = 1.0', 0, "pass;"),
+        (ANOTHER, 1, '"answered" = 1.0', 1, "answered is 0.000, below 1.000"),
+        (QUESTION, 2, '"answered" = 1.0', 2, "1 cases; 2 are needed"),
+        (QUESTION, 1, '"abstained" = 1.0', 2, "abstained was measured on no case"),
+    ],
+    ids=["pass", "worse", "too few", "unmeasured"],
+)
+def test_eval_ends_with_its_verdict(
+    app: Command, *, question: str, min_cases: int, metrics: str, status: int, told: str
+) -> None:
+    """0 is a pass, 1 is worse than allowed, 2 cannot judge; the report holds the same verdict."""
+    write_evaluation(question, min_cases, metrics)
+    ended = app("eval", *EVALUATION, "--thresholds", "thresholds.toml", "--reports", "reports")
+    assert (ended.status, told in ended.out) == (status, True)
+    report = json.loads(Path("reports/latest.json").read_text())
+    assert report["verdict"] == ["pass", "worse", "cannot_judge"][status]
+    assert [case["id"] for case in report["cases"]] == ["gate"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (("--split", "best"), "--split is 'best'; it can be tune, gate or all"),
+        (("--thresholds", "none.toml"), "none.toml holds no valid thresholds"),
+        (("--dataset", "none.jsonl"), "the dataset none.jsonl cannot be read"),
+    ],
+)
+def test_eval_refuses_what_it_cannot_use(app: Command, changed: tuple[str, str], told: str) -> None:
+    """A wrong option is found before anything is asked, and is no pass."""
+    write_evaluation()
+    ended = app("eval", *EVALUATION, "--thresholds", "thresholds.toml", "--reports", "reports", *changed)
+    assert (ended.status, ended.out, told in ended.err) == (2, "", True)
+    assert not Path("reports").exists()
+
+
+def test_tune_shows_every_threshold_and_the_best(app: Command) -> None:
+    """The table has a row a threshold, for the tune split alone, and the last line what is set now."""
+    write_evaluation()
+    ended = app("tune", *EVALUATION)
+    assert ended.status == 0
+    assert "cases, tune split" in ended.out
+    assert "0.200" in ended.out
+    assert "0.675" in ended.out
+    assert ended.out.endswith(f"set now: {Settings.model_fields['abstain_below'].default:.3f}")
+
+
+def test_serve_on_a_taken_port_is_an_error(app: Command) -> None:
+    """The address is shown, the port's being taken is logged, and the status is not 0."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = app("serve", "--port", str(port))
+    assert ended.status != 0
+    assert ended.err.startswith(f"http://127.0.0.1:{port}/docs (chat: offline/extractive, embedding: offline/static)")
+    assert "address already in use" in ended.err
+
+
+def test_help_names_every_command(app: Command) -> None:
+    """Without a command the help is shown."""
+    ended = app("--help")
+    assert ended.status == 0
+    assert all(f" {command} " in ended.out for command in ("ingest", "ask", "serve", "eval", "tune", "migrate"))

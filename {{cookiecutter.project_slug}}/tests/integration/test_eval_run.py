@@ -1,0 +1,139 @@
+"""A tiny dataset over a tiny corpus, all the way: ingest, ask, score, judge and tune."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from app.db import store
+from app.db.engine import Database
+from app.errors import InvalidInput
+from app.evals.dataset import Case, Dataset, Evidence
+from app.evals.gate import Thresholds, Verdict, decide
+from app.evals.runner import TENANT, run
+from app.evals.tune import THRESHOLDS, Point, sweep
+from app.gateway.gateway import Gateway
+from app.rag.ingest import Ingester
+from app.settings import Settings
+
+NILE = Case(
+    id="nile",
+    split="gate",
+    question="Which is the longest river of Africa?",
+    answerable=True,
+    relevant=("rivers.md",),
+    evidence=(Evidence(document="rivers.md", quote="the longest river of Africa"),),
+    reference="The Nile.",
+)
+OHIO = Case(id="ohio", split="gate", question="How do I renew a driving licence in Ohio?", answerable=False)
+EMPTY = Case(id="empty", split="gate", question="   ", answerable=False)
+
+
+@pytest.fixture
+def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Two documents in a folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("rivers.md").write_text("# Rivers\n\nThe Nile is the longest river of Africa.\n")
+    Path("lakes.md").write_text("# Lakes\n\nLake Baikal is the deepest lake of all.\n")
+    return [Path()]
+
+
+def dataset(*cases: Case) -> Dataset:
+    """A dataset as it is loaded."""
+    return Dataset("tiny", cases, "hash")
+
+
+async def test_every_case_is_asked_and_scored(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """Results come in the dataset's order, with what they were made with, and pass a gate that fits."""
+    ticks: list[int] = []
+    done = await run(dataset(OHIO, NILE), documents, database, gateway, settings, on_case=lambda: ticks.append(1))
+    assert [result.case.id for result in done.results] == ["ohio", "nile"]
+    assert done.results[0].scores == {"abstained": 1.0}
+    assert done.results[1].scores == dict.fromkeys(
+        ("recall@5", "ndcg@10", "evidence_recall", "citation_validity", "cites_relevant", "answered"), 1.0
+    )
+    assert len(ticks) == 2
+    assert (done.dataset, done.dataset_hash, done.chat_model) == ("tiny", "hash", "offline/extractive")
+    demanded = Thresholds(min_cases=2, max_error_rate=0, metrics={"answered": 1.0, "abstained": 1.0})
+    assert decide(done, demanded).verdict is Verdict.PASS
+
+
+async def test_a_case_that_fails_is_an_error_and_not_a_score(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """The others are scored, and the gate refuses to judge."""
+    done = await run(dataset(EMPTY, NILE), documents, database, gateway, settings)
+    failed = done.results[0]
+    assert (failed.scores, failed.answer) == ({}, None)
+    assert "the question is empty" in failed.error
+    assert done.errors == [failed]
+    assert done.means()["answered"] == 1.0
+    demanded = Thresholds(min_cases=1, max_error_rate=0, metrics={"answered": 1.0})
+    assert decide(done, demanded).verdict is Verdict.CANNOT_JUDGE
+
+
+async def test_a_dataset_without_cases_gives_a_run_without_results(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """An empty split is for the gate to refuse, not a crash."""
+    done = await run(dataset(), documents, database, gateway, settings)
+    assert (done.results, done.means()) == ((), {})
+
+
+async def test_a_run_holds_just_its_documents_and_leaves_other_tenants_alone(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings, ingester: Ingester
+) -> None:
+    """What an earlier run left is gone, and what people stored is untouched."""
+    await ingester.ingest_files([Path("lakes.md")])
+    await run(dataset(), documents, database, gateway, settings)
+    await run(dataset(), [Path("rivers.md")], database, gateway, settings)
+    async with database.transaction() as connection:
+        assert list(await store.read_texts(connection, TENANT)) == ["rivers.md"]
+        assert list(await store.read_texts(connection, database.tenant)) == ["lakes.md"]
+
+
+async def test_a_document_that_cannot_be_read_stops_the_run(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """Scores over a part of the corpus would mislead."""
+    Path("empty.md").touch()
+    for evaluate in (run, sweep):
+        with pytest.raises(InvalidInput, match=r"empty\.md: empty\.md is empty"):
+            await evaluate(dataset(NILE), documents, database, gateway, settings)
+
+
+async def test_tuning_counts_at_every_threshold(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """A higher threshold answers less and refuses more; between the two cases lies one that does both right."""
+    points = await sweep(dataset(NILE, OHIO), documents, database, gateway, settings)
+    assert [point.threshold for point in points] == THRESHOLDS
+    for low, high in pairwise(points):
+        assert low.answered >= high.answered
+        assert low.abstained <= high.abstained
+    assert max(point.balanced for point in points) == 1.0
+
+
+async def test_tuning_agrees_with_the_pipeline(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """What the sweep predicts for a threshold is what a run does: at the lowest, and where answers end."""
+    harder = NILE.model_copy(update={"question": "Is there a long stream in Africa?"})
+    cases = dataset(harder, OHIO)
+    points = await sweep(cases, documents, database, gateway, settings)
+    last = max(n for n, point in enumerate(points) if point.answered)
+    for point in (points[0], *points[last : last + 2]):
+        changed = settings.model_copy(update={"abstain_below": point.threshold})
+        means = (await run(cases, documents, database, Gateway(changed), changed)).means()
+        assert (means["answered"], means["abstained"]) == (point.answered, point.abstained)
+
+
+async def test_a_kind_of_question_that_is_missing_counts_as_none_right(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """A threshold cannot be chosen on one kind alone: its balance stays at a half."""
+    points = await sweep(dataset(NILE), documents, database, gateway, settings)
+    assert max(point.balanced for point in points) == 0.5
+    assert Point(0.4, answered=1.0, abstained=0.5).balanced == 0.75
