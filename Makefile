@@ -34,7 +34,7 @@ check: uv.lock check-in-place ## Check format, lint and types of the template an
 
 # The project in the template is checked and tested in place, in the environment of a rendered one. Caches stay
 # outside of it, because cookiecutter would copy them.
-IN_PLACE = cd '$(PROJECT)' && PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=. RUFF_CACHE_DIR=$(CURDIR)/build/ruff \
+IN_PLACE = cd '$(PROJECT)' && PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/build/bytecode PYTHONPATH=. RUFF_CACHE_DIR=$(CURDIR)/build/ruff \
 	COVERAGE_FILE=$(CURDIR)/build/coverage $(CURDIR)/$(DEFAULT)/.venv/bin
 
 check-in-place: $(DEFAULT)/.venv/made ## Check the project in the template, where it stands

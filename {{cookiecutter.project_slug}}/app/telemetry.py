@@ -56,7 +56,7 @@ def _masked(value: object, secrets: Sequence[str]) -> object:
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, dict):
-        return {_masked(name, secrets): _masked(inner, secrets) for name, inner in value.items()}
+        return {name: _masked(inner, secrets) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_masked(inner, secrets) for inner in value]
     return redact(value if isinstance(value, str) else repr(value), secrets)

@@ -67,16 +67,18 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and count what arrives, unless the announced length is too much already."""
-        announced = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
-        size = int(announced) if announced.isdecimal() else 0
-        read = 0
+        length = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
+        announced, read = int(length) if length.isdecimal() else 0, 0
+        too_large = HTTPException(413, f"the request has more than {self._most_bytes:,} bytes")
 
         async def limited() -> Message:
             nonlocal read
+            if announced > self._most_bytes:
+                raise too_large
             message = await receive()
             read += len(message.get("body", b""))
-            if max(size, read) > self._most_bytes:
-                raise HTTPException(413, f"the request has more than {self._most_bytes:,} bytes")
+            if read > self._most_bytes:
+                raise too_large
             return message
 
         await self._app(scope, limited, send)

@@ -107,7 +107,13 @@ async def run(
     evals = pydantic_evals.Dataset(name=dataset.name, cases=cases, evaluators=[Metrics(texts)])
     report = await evals.evaluate(ask, max_concurrency=CONCURRENCY, progress=False)
     done = {
-        item.name: CaseResult(item.inputs, {n: float(s.value) for n, s in item.scores.items()}, item.output)
+        item.name: CaseResult(
+            item.inputs,
+            {name: float(result.value) for name, result in item.scores.items()},
+            item.output,
+            # A metric that fails is no metric that does not apply: the case counts as an error.
+            "; ".join(failure.error_message for failure in item.evaluator_failures),
+        )
         for item in report.cases
     }
     done |= {item.name: CaseResult(item.inputs, error=item.error_message) for item in report.failures}

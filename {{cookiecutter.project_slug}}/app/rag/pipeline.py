@@ -20,9 +20,10 @@ from app.rag.citations import CitationReader
 from app.rag.citations import Event as CitationEvent
 from app.rag.retrieval import Retriever
 from app.settings import Settings
-from app.types import Answer, Completion, Message, Passage, TextDelta
+from app.types import Answer, Completion, Message, Passage
 
 ABSTENTION = "The documents do not answer this question."
+REFUSAL = "NOT IN THE DOCUMENTS"  # what prompts/answer.md asks a model to say instead; never shown
 
 Event = CitationEvent | Answer
 
@@ -67,16 +68,21 @@ class Pipeline:
         """Answer in pieces: text and citations as they are checked, then the stored Answer. Raises as `ask`."""
         turn = await self._begin(question)
         completion: Completion | None = None
+        held = ""
         async with aclosing(self._gateway.stream(turn.messages)) as events:
             async for event in events:
-                if isinstance(event, TextDelta):
-                    for shown in turn.reader.feed(event.text):
-                        yield shown
-                else:
+                if isinstance(event, Completion):
                     completion = event
-        for shown in turn.reader.close():
-            yield shown
+                    continue
+                held += event.text
+                if not REFUSAL.startswith(_bare(held)):
+                    for shown in turn.reader.feed(held):
+                        yield shown
+                    held = ""
         assert completion is not None  # noqa: S101  # a stream ends with its completion or raises
+        if _bare(completion.text) != REFUSAL:
+            for shown in (*turn.reader.feed(held), *turn.reader.close()):
+                yield shown
         yield await self._finish(turn, completion)
 
     async def _begin(self, question: str) -> _Turn:
@@ -122,3 +128,7 @@ class Pipeline:
         async with self._database.transaction() as connection:
             await save_answer(connection, self._database.tenant, answer)
         return answer
+
+
+def _bare(said: str) -> str:
+    return said.strip(" .\n")

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ EVALUATION = ("--dataset", "cases.jsonl", "--documents", "docs")
 
 
 class Ended(NamedTuple):
-    """How a command ended; the texts have their white space folded, since the width of a terminal differs."""
+    """How a command ended, and what it printed."""
 
     status: int
     out: str
@@ -53,6 +54,7 @@ def app(
     (tmp_path / "docs" / "tea.md").write_text(TEA)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", migrated_url)
+    monkeypatch.setenv("COLUMNS", "500")
 
     def run(*arguments: str, stdin: str = "") -> Ended:
         monkeypatch.setattr(sys, "argv", ["app", *arguments])
@@ -60,7 +62,7 @@ def app(
         with pytest.raises(SystemExit) as ended:
             main()
         printed = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), " ".join(printed.out.split()), " ".join(printed.err.split()))
+        return Ended(int(ended.value.code or 0), printed.out.strip(), printed.err.strip())
 
     yield run
     logging.basicConfig(handlers=[], level="WARNING", force=True)
@@ -77,7 +79,7 @@ def test_ingest_ends_with_1_where_a_file_was_skipped(app: Command) -> None:
     Path("docs/picture.png").write_bytes(b"\x89PNG\0")
     ended = app("ingest", "docs")
     assert ended.status == 1
-    assert ended.out.startswith("1 documents read (1 chunks), 0 unchanged, 1 skipped skipped docs/picture.png: ")
+    assert ended.out.startswith("1 documents read (1 chunks), 0 unchanged, 1 skipped\n  skipped docs/picture.png: ")
     assert "neither PDF nor UTF-8 text" in ended.out
 
 
@@ -104,9 +106,10 @@ def test_ask_prints_the_answer_and_its_sources(app: Command) -> None:
     app("ingest", "docs")
     ended = app("ask", QUESTION)
     assert ended.status == 0
-    assert ended.out.startswith("Green tea is brewed at eighty degrees for two minutes. [1] [1] docs/tea.md Tea ")
-    assert "no language model was used. (offline/extractive, " in ended.out
-    assert ended.out.endswith(" ms, $0.000000)")
+    answer, source, note = ended.out.splitlines()
+    assert answer == "Green tea is brewed at eighty degrees for two minutes. [1]"
+    assert source == "  [1] docs/tea.md Tea"
+    assert re.search(r"no language model was used\. \(offline/extractive, \d+ ms, \$0\.000000\)$", note)
 
 
 def test_ask_reads_the_question_from_standard_input(app: Command) -> None:
@@ -135,7 +138,7 @@ def test_ask_says_that_the_documents_do_not_answer(app: Command) -> None:
     app("ingest", "docs")
     ended = app("ask", ANOTHER)
     assert ended.status == 0
-    assert ended.out.startswith("The documents do not answer this question. nearest: docs/tea.md ")
+    assert ended.out.startswith("The documents do not answer this question.\n  nearest: docs/tea.md\n")
 
 
 def test_ask_tells_which_citations_did_not_hold(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +149,10 @@ def test_ask_tells_which_citations_did_not_hold(app: Command, monkeypatch: pytes
         monkeypatch.setenv("CHAT_MODEL", "openai/test-model")
         monkeypatch.setenv("CHAT_API_BASE", provider.url)
         ended = app("ask", QUESTION)
-    assert ended.out.startswith("Hot. [1] Or cold. [1] docs/tea.md Tea ")
-    assert "1 citations did not hold and were left out: fabricated" in ended.out
-    assert ended.out.endswith(" ms, price unknown)")
+    answer, source, fault, note = ended.out.splitlines()
+    assert (answer, source) == ("Hot. [1] Or cold.", "  [1] docs/tea.md Tea")
+    assert fault == "1 citations did not hold and were left out: fabricated"
+    assert note.endswith(" ms, price unknown)")
 
 
 def test_a_wrong_setting_is_one_line(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +196,9 @@ def test_a_database_that_is_not_there_is_one_line(
 
 
 def write_evaluation(question: str = QUESTION, min_cases: int = 1, metrics: str = '"recall@5" = 1.0') -> None:
-    """A dataset with one case in each split, and thresholds."""
-    cases = (CASE | {"id": split, "split": split, "question": question} for split in ("gate", "tune"))
+    """A dataset with one case in each split, `question` in the gate's, and thresholds."""
+    asked = {"gate": question, "tune": QUESTION}
+    cases = (CASE | {"id": split, "split": split, "question": asked[split]} for split in asked)
     Path("cases.jsonl").write_text("\n".join(map(json.dumps, cases)))
     Path("thresholds.toml").write_text(f"min_cases = {min_cases}\nmax_error_rate = 0.0\n[metrics]\n{metrics}\n")
 
@@ -238,13 +243,12 @@ def test_eval_refuses_what_it_cannot_use(app: Command, changed: tuple[str, str],
 
 def test_tune_shows_every_threshold_and_the_best(app: Command) -> None:
     """The table has a row a threshold, for the tune split alone, and the last line what is set now."""
-    write_evaluation()
+    write_evaluation(ANOTHER)
     ended = app("tune", *EVALUATION)
-    assert ended.status == 0
-    assert "cases, tune split" in ended.out
-    assert "0.200" in ended.out
-    assert "0.675" in ended.out
-    assert ended.out.endswith(f"set now: {Settings.model_fields['abstain_below'].default:.3f}")
+    rows = [line.split()[1::2] for line in ended.out.splitlines() if re.search(r"\d\.\d{3} ", line)]
+    assert (ended.status, rows[0][:2], rows[-1][:2]) == (0, ["0.200", "1.00"], ["0.675", "1.00"])
+    now = Settings.model_fields["abstain_below"].default
+    assert ended.out.endswith(f"best here: 0.200; set now: {now:.3f}")
 
 
 def test_serve_on_a_taken_port_is_an_error(app: Command) -> None:
@@ -253,7 +257,7 @@ def test_serve_on_a_taken_port_is_an_error(app: Command) -> None:
         port = taken.getsockname()[1]
         ended = app("serve", "--port", str(port))
     assert ended.status != 0
-    assert ended.err.startswith(f"http://127.0.0.1:{port}/docs (chat: offline/extractive, embedding: offline/static)")
+    assert ended.err.startswith(f"http://127.0.0.1:{port}/docs  (chat: offline/extractive, embedding: offline/static)")
     assert "address already in use" in ended.err
 
 

@@ -156,6 +156,16 @@ async def test_a_connection_that_breaks_is_replaced(database: Database, end: str
         assert await connection.scalar(text("SELECT 1")) == 1
 
 
+async def test_a_connection_that_died_at_rest_is_replaced_unseen(database: Database) -> None:
+    """A restart of the database between two requests does not fail the second one."""
+    async with database.transaction() as connection:
+        died = {"pid": await connection.scalar(text("SELECT pg_backend_pid()"))}
+    async with connect(str(database.engine.url)) as other, other.transaction() as connection:
+        assert await connection.scalar(text("SELECT pg_terminate_backend(:pid, 9000)"), died)
+    async with database.transaction() as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
+
+
 async def test_a_wrong_statement_is_no_lost_connection(database: Database) -> None:
     """A mistake of ours stays what it is, so that it is seen and mended."""
     with pytest.raises(ProgrammingError):
@@ -263,9 +273,9 @@ def test_a_killed_server_is_started_again(data_dir: Path) -> None:
     server.stop()
 
 
-@pytest.mark.parametrize("pid", [str(os.getpid()), "999999999", "nonsense"], ids=["another program", "none", "garbage"])
+@pytest.mark.parametrize("pid", ["999999999", "nonsense"])
 def test_a_stale_pid_file_is_removed(data_dir: Path, pid: str) -> None:
-    """The file of a server that is gone does not stop the next one, whatever it names."""
+    """The file of a server that is gone does not stop the next one."""
     server = EmbeddedPostgres(data_dir)
     server.start()
     server.stop()
@@ -273,6 +283,29 @@ def test_a_stale_pid_file_is_removed(data_dir: Path, pid: str) -> None:
     server.start()
     assert postmaster(server).name() == "postgres"
     server.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_dead"), [("another", False), ("postgres", True)], ids=["another program", "zombie"]
+)
+def test_a_pid_that_is_no_server_any_more_does_not_count(data_dir: Path, name: str, *, is_dead: bool) -> None:
+    """The number in the pid file may belong to another program by now, or to a dead server that nobody waited for."""
+    server = EmbeddedPostgres(data_dir)
+    server.start()
+    server.stop()
+    program = server.home / "bin" / name
+    program.parent.mkdir(exist_ok=True)
+    shutil.copy(shutil.which("sleep") or "", program)
+    user = embedded.UNPRIVILEGED if os.geteuid() == 0 else None
+    with subprocess.Popen([program, "60"], user=user) as other:
+        if is_dead:
+            other.kill()
+            os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+        (server._cluster / "postmaster.pid").write_text(f"{other.pid}\n")
+        server.start()
+        assert postmaster(server).pid != other.pid
+        server.stop()
+        other.kill()
 
 
 def test_a_server_that_cannot_start_says_why(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

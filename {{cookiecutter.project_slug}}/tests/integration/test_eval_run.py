@@ -9,6 +9,7 @@ from app.db import store
 from app.db.engine import Database
 from app.errors import InvalidInput
 from app.evals.dataset import Case, Dataset, Evidence
+from app.evals.evaluators import METRICS
 from app.evals.gate import Thresholds, Verdict, decide
 from app.evals.runner import TENANT, run
 from app.evals.tune import THRESHOLDS, Point, sweep
@@ -72,6 +73,16 @@ async def test_a_case_that_fails_is_an_error_and_not_a_score(
     assert done.means()["answered"] == 1.0
     demanded = Thresholds(min_cases=1, max_error_rate=0, metrics={"answered": 1.0})
     assert decide(done, demanded).verdict is Verdict.CANNOT_JUDGE
+
+
+async def test_a_metric_that_fails_is_an_error_and_not_unmeasured(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken metric must not vanish from the means: its case counts as an error, and its other scores are lost."""
+    monkeypatch.setitem(METRICS, "broken", lambda *_: 1 / 0)
+    done = await run(dataset(NILE), documents, database, gateway, settings)
+    assert "division by zero" in done.results[0].error
+    assert done.errors == list(done.results)
 
 
 async def test_a_dataset_without_cases_gives_a_run_without_results(

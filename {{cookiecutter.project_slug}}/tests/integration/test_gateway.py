@@ -221,11 +221,13 @@ async def test_an_unusable_retry_after_counts_as_none(
 @ROLES
 async def test_a_key_never_stands_in_an_error(gateway_with: MakeGateway, provider: Provider, role: str) -> None:
     """A provider that repeats the key in its refusal does not bring it into our error or its traceback."""
-    provider.then(Rejected(401, f"Incorrect API key provided: {CANARY}. Find yours in the console."))
-    gateway = gateway_with(chat_api_key=SecretStr(CANARY), embedding_api_key=SecretStr(CANARY))
+    chat, embedding = f"{CANARY}-chat", f"{CANARY}-embedding"
+    key = embedding if role == "embed" else chat
+    provider.then(Rejected(401, f"Incorrect API key provided: {key}. Find yours in the console."))
+    gateway = gateway_with(chat_api_key=SecretStr(chat), embedding_api_key=SecretStr(embedding))
     with pytest.raises(ProviderRejected, match=r"\[redacted\]") as caught:
         await call(gateway, role)
-    assert provider.requests[0].headers["authorization"] == f"Bearer {CANARY}"
+    assert provider.requests[0].headers["authorization"] == f"Bearer {key}"
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
 

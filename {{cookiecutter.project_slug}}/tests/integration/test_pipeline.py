@@ -11,11 +11,12 @@ from app.db import store
 from app.db.answers import read_answer
 from app.db.engine import Database
 from app.errors import InvalidInput, NoDocuments
+from app.gateway import offline
 from app.gateway.gateway import Gateway
 from app.prompts.loader import load_prompt
 from app.rag.ingest import Ingester
 from app.rag.loaders import find_files
-from app.rag.pipeline import ABSTENTION, Pipeline
+from app.rag.pipeline import ABSTENTION, REFUSAL, Pipeline
 from app.settings import Settings
 from app.types import Answer, Citation, RejectedCitation, TextDelta
 from tests.provider import Garbage, Provider, Reply
@@ -132,7 +133,7 @@ async def test_streaming_gives_the_answer_that_asking_gives(
     assert replace(streamed, id=asked.id, latency_ms=asked.latency_ms) == asked
     assert tuple(piece for piece in pieces if isinstance(piece, Citation)) == asked.citations
     text = "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
-    assert asked.abstained or text == asked.text
+    assert text == ("" if asked.abstained else asked.text)
     assert (await stored(database, streamed))["text"] == asked.text
 
 
@@ -210,6 +211,32 @@ async def test_what_a_stream_held_back_is_shown_at_its_end(told: Pipeline, provi
     assert isinstance(answer, Answer)
     assert answer.text == 'The Nile [1]. See [1: "also'
     assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == answer.text
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (REFUSAL, ""),
+        (f"\n{REFUSAL}. ", ""),
+        (f"{REFUSAL} is what I might say.", f"{REFUSAL} is what I might say."),
+        ("NOT", "NOT"),
+        (f"So: {REFUSAL}", f"So: {REFUSAL}"),
+    ],
+)
+async def test_a_refusal_is_not_streamed(told: Pipeline, provider: Provider, said: str, shown: str) -> None:
+    """The words agreed with the model are for the program; every other text is shown as it comes."""
+    provider.then(Reply(said))
+    *pieces, answer = [event async for event in told.stream(NILE)]
+    assert isinstance(answer, Answer)
+    assert answer.abstained
+    assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == shown
+
+
+def test_prompt_pipeline_and_offline_model_agree_on_the_refusal() -> None:
+    """The same words are asked for, said and recognised."""
+    assert REFUSAL in load_prompt("answer").sections[0][1]
+    assert offline.ABSTENTION == REFUSAL
 
 
 @pytest.mark.usefixtures("library")

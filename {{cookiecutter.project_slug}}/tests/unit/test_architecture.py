@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,11 +106,13 @@ def test_no_python_file_holds_a_template() -> None:
 
 
 @pytest.fixture(scope="module")
-def imported() -> tuple[float, list[str], set[str]]:
+def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, list[str], set[str]]:
     """CPU seconds, sockets and modules of an import of the API in a fresh process, bytecode made before."""
+    child = [sys.executable, "-c", IMPORT_THE_API]
+    environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode"))}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     for _ in range(2):
-        child = [sys.executable, "-c", IMPORT_THE_API]
-        done = subprocess.run(child, cwd=PROJECT, check=True, capture_output=True, text=True)
+        done = subprocess.run(child, cwd=PROJECT, env=environment, check=True, capture_output=True, text=True)
     seconds, opened, modules = json.loads(done.stdout)
     return seconds, opened, set(modules)
 

@@ -75,6 +75,13 @@ def test_an_error_names_every_variable_and_shows_no_value(monkeypatch: pytest.Mo
     assert "canary" not in caught.value.message
 
 
+def test_what_was_written_is_not_shown_by_the_settings_themselves() -> None:
+    """Without `load_settings` around it, an error does not repeat the value either."""
+    with pytest.raises(ValueError, match="passages") as caught:
+        Settings.model_validate({"passages": "canary"})
+    assert "canary" not in str(caught.value)
+
+
 def test_secrets_are_not_shown_with_the_settings() -> None:
     """Printing the settings, as a debugger or a traceback does, shows no key and no database password."""
     url = "postgresql://me:canary-password@db/app"
