@@ -103,7 +103,7 @@ def test_links_between_documents_hold() -> None:
     for file, text in texts():
         if file.suffix != ".md" or "corpus" in file.parts or "corpus_pdf" in file.parts:
             continue
-        for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", text):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text):
             assert (file.parent / target).exists(), f"{file}: {target}"
         if PROJECT in file.parents:
             for path in re.findall(r"`((?:app|docs|evals|tests|scripts)/[\w./-]+)`", text):

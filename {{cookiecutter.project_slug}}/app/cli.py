@@ -83,7 +83,7 @@ def serve(
     settings = load_settings()
     app = create_app(settings)
     host, port = host or settings.host, settings.port if port is None else port
-    err.print(f"http://{host}:{port}/docs  (chat: {settings.chat_model}, embedding: {settings.embedding_model})")
+    err.print(f"http://{host}:{port}/docs  (chat: {settings.chat_model}, embedding: {settings.embedding_model})", soft_wrap=True)
     uvicorn.run(app, host=host, port=port, log_config=None, timeout_graceful_shutdown=20)
 
 
@@ -196,7 +196,7 @@ def _show_sources(answer: Answer) -> None:
         out.print(f"[yellow]{len(answer.rejected)} citations did not hold and were left out: {faults}[/yellow]")
     cost = "price unknown" if answer.cost_nanousd is None else f"${answer.cost_nanousd / 1e9:.6f}"
     note = f"{answer.notice} " if answer.notice else ""
-    out.print(f"[dim]{note}({answer.model}, {answer.latency_ms} ms, {cost})[/dim]", highlight=False)
+    out.print(f"[dim]{note}({answer.model}, {answer.latency_ms} ms, {cost})[/dim]", highlight=False, soft_wrap=True)
 
 
 def _source_line(citation: Citation) -> str:

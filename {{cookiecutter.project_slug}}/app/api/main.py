@@ -9,6 +9,7 @@ import pkgutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import structlog
 from fastapi import FastAPI, HTTPException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +22,7 @@ from app.gateway.gateway import Gateway
 from app.settings import Settings, load_settings
 from app.telemetry import configure_logging
 
+log = structlog.get_logger(__name__)
 MULTIPART_OVERHEAD = 100_000
 
 
@@ -86,5 +88,9 @@ class BodyLimit:
 
 async def _warm(services: Services) -> None:
     """Load models while the server already answers liveness; readiness waits for it."""
-    await services.gateway.warm()
-    services.warm = True
+    try:
+        await services.gateway.warm()
+    except Exception:
+        log.exception("the models could not be loaded; the server will not become ready")
+    else:
+        services.warm = True

@@ -42,7 +42,8 @@ class EmbeddedPostgres:
         self.home = ROOT_HOME / key if self._as_root else data_dir.resolve()
         self._cluster = self.home / "postgres"
         self._log = self.home / "postgres.log"
-        self._sockets = Path(tempfile.gettempdir()) / f"postgres-{key}"
+        # A socket's path may have about a hundred characters, and a project's may have more.
+        self._sockets = self.home / "sockets" if self._as_root else Path(tempfile.gettempdir()) / f"postgres-{key}"
         self._options = options
         self._users: IO[bytes] | None = None
 
@@ -59,8 +60,9 @@ class EmbeddedPostgres:
             DatabaseUnavailable: the server did not start; the message holds the end of its log.
 
         """
-        self._prepare_home()
+        self._make_folder(self.home)
         with self._exclusive():
+            self._make_folder(self._sockets)
             if not self._alive():
                 self._create_cluster()
                 self._start_server()
@@ -80,17 +82,17 @@ class EmbeddedPostgres:
             else:
                 if self._alive():  # pg_ctl would wait a minute for one that was killed
                     self._run("pg_ctl", "stop", "-D", str(self._cluster), "-m", "fast", "-w")
+                shutil.rmtree(self._sockets, ignore_errors=True)
             self._users.close()
             self._users = None
 
-    def _prepare_home(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
-        self._sockets.mkdir(mode=0o700, exist_ok=True)
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder that the server's user owns, and nobody else."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._as_root:
-            shutil.chown(self.home, UNPRIVILEGED)
-            shutil.chown(self._sockets, UNPRIVILEGED)
-        elif self._sockets.stat().st_uid != os.geteuid():
-            raise ConfigurationError(f"{self._sockets} belongs to another user; remove it or set DATABASE_URL")
+            shutil.chown(folder, UNPRIVILEGED)
+        elif folder.stat().st_uid != os.geteuid():
+            raise ConfigurationError(f"{folder} belongs to another user; remove it or set DATABASE_URL")
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.errors import ConfigurationError, DatabaseUnavailable
@@ -19,6 +20,7 @@ from app.settings import Settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 DEFAULT_TENANT = "default"
+UNDEFINED_TABLE = "42P01"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,12 @@ def _lost_connections() -> Iterator[None]:
         yield
     except OperationalError as error:
         raise DatabaseUnavailable(f"the database cannot be reached: {error.orig}") from error
+    except PoolTimeout as error:
+        raise DatabaseUnavailable("every connection to the database is in use") from error
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE:
+            raise
+        raise DatabaseUnavailable("the schema is missing or old: run `app migrate`") from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise DatabaseUnavailable("the connection to the database broke") from error

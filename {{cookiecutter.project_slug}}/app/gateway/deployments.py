@@ -75,7 +75,7 @@ def resolve(settings: Settings) -> dict[Role, Deployment]:
 
 def _checked(deployment: Deployment) -> Deployment:
     variable = deployment.role.upper()
-    if "/" not in deployment.model:
+    if not all(deployment.model.partition("/")):
         raise ConfigurationError(f"{variable}_MODEL is {deployment.model!r}; write provider/model")
     known = {"chat": "offline/extractive", "embedding": "offline/static"}[deployment.role]
     if deployment.is_offline and deployment.model != known:

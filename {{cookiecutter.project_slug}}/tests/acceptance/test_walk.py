@@ -59,7 +59,6 @@ class Shell:
         self.postgres.start()
         self.postgres.stop()
         shutil.rmtree(self.postgres.home)
-        shutil.rmtree(self.postgres._sockets)
 
 
 @pytest.fixture

@@ -102,14 +102,26 @@ async def test_the_server_may_stop_while_models_load(settings: Settings) -> None
 
 
 async def test_readiness_names_a_missing_migration(settings: Settings, migrated_url: str) -> None:
-    """Without the schema the answer says what to run, and asking is an error without details of the inside."""
+    """Without the schema readiness and every answer say what to run."""
     url = make_url(migrated_url).set(database="template1").render_as_string(hide_password=False)
     async with serving(settings.model_validate({**settings.model_dump(), "database_url": url})) as client:
         ready = await client.get("/readyz")
         asked = await client.post("/v1/ask", json=QUESTION)
     assert (ready.status_code, ready.json()["database"]) == (503, "migrations missing: run `app migrate`")
-    error = error_of(asked, 500)
-    assert (error["code"], error["message"]) == ("internal_error", "something went wrong inside the application")
+    error = error_of(asked, 503)
+    assert (error["code"], "app migrate" in error["message"]) == ("database_unavailable", True)
+
+
+async def test_models_that_cannot_load_are_logged(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server lives on and never says that it is ready; the log says why."""
+    monkeypatch.setattr(litellm_adapter, "load", lambda: 1 / 0)
+    async with serving(settings) as client:
+        while "could not be loaded" not in (logged := capsys.readouterr().err):
+            ready = await client.get("/readyz")
+    assert "division by zero" in logged
+    assert (ready.status_code, ready.json()["models"]) == (503, "loading")
 
 
 async def test_a_lost_database_is_503_and_shows_no_password(settings: Settings) -> None:
@@ -164,19 +176,21 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(settings: Settings,
     assert (last, data["error"]["code"], data["error"]["type"]) == ("error", "provider_unavailable", "server_error")
 
 
-async def test_a_stream_tells_of_an_unforeseen_error_too(client: httpx.AsyncClient, database: Database) -> None:
-    """An answer that could not be stored is no answer: the last event says so, without details of the inside."""
+async def test_an_unforeseen_error_is_told_without_details(client: httpx.AsyncClient, database: Database) -> None:
+    """An answer that could not be stored is no answer: the response or the last event says so."""
     await upload(client, BM25.name, BM25.read_bytes())
     async with database.transaction() as connection:
-        await connection.execute(text("ALTER TABLE answers RENAME TO hidden"))
+        await connection.execute(text("ALTER TABLE answers RENAME COLUMN latency_ms TO hidden"))
     try:
         events = events_of(await client.post("/v1/ask", json=QUESTION | {"stream": True}))
+        whole = await client.post("/v1/ask", json=QUESTION)
     finally:
         async with database.transaction() as connection:
-            await connection.execute(text("ALTER TABLE hidden RENAME TO answers"))
+            await connection.execute(text("ALTER TABLE answers RENAME COLUMN hidden TO latency_ms"))
     assert (events[0][0], events[-1][0]) == ("delta", "error")
     assert events[-1][1]["error"]["code"] == "internal_error"
-    assert "relation" not in str(events[-1])
+    assert error_of(whole, 500) == events[-1][1]["error"]
+    assert "latency_ms" not in whole.text
 
 
 async def test_a_providers_errors_keep_their_status(settings: Settings, database: Database) -> None:

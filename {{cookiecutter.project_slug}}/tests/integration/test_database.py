@@ -19,6 +19,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.db import embedded, store
 from app.db.embedded import EmbeddedPostgres
@@ -170,7 +171,17 @@ async def test_a_wrong_statement_is_no_lost_connection(database: Database) -> No
     """A mistake of ours stays what it is, so that it is seen and mended."""
     with pytest.raises(ProgrammingError):
         async with database.transaction() as connection:
-            await connection.execute(text("SELECT nothing FROM nowhere"))
+            await connection.execute(text("SELECT nothing FROM documents"))
+
+
+async def test_a_full_pool_is_a_database_that_is_unavailable(database: Database) -> None:
+    """Whoever waits too long for a connection is told so, and may come again."""
+    narrow = create_async_engine(database.engine.url, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    crowded = Database(narrow)
+    async with crowded.transaction():
+        with pytest.raises(DatabaseUnavailable, match="in use"):
+            await crowded.is_migrated()
+    await narrow.dispose()
 
 
 async def test_an_error_undoes_the_whole_transaction(database: Database) -> None:
@@ -205,7 +216,6 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
     server = EmbeddedPostgres(folder)
     shutil.rmtree(server.home)
-    shutil.rmtree(server._sockets)
 
 
 @contextmanager
@@ -336,10 +346,11 @@ def test_the_programs_are_copied_once_for_an_unprivileged_user(tmp_path: Path, m
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
-def test_a_socket_folder_of_somebody_else_is_not_used(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_somebody_else_is_not_used(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a shared temporary folder another user could wait for the connection."""
     server = EmbeddedPostgres(data_dir)
     monkeypatch.setattr(server, "_as_root", False)
-    shutil.chown(server._sockets, "nobody")
+    server.home.mkdir(exist_ok=True)
+    shutil.chown(server.home, "nobody")
     with pytest.raises(ConfigurationError, match="belongs to another user"):
         server.start()

@@ -3,8 +3,9 @@
 import asyncio
 import socket
 import traceback
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,30 +48,10 @@ PATIENCE_SECONDS = 10
 MakeGateway = Callable[..., Gateway]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Provider]:
-    """One provider for the whole file; its port is all that costs time."""
-    with Provider() as running:
-        yield running
-
-
-@pytest.fixture
-def provider(server: Provider) -> Provider:
-    """The provider with a clean history."""
-    server.reset()
-    return server
-
-
-@pytest.fixture
-def gateway_with(provider: Provider) -> MakeGateway:
-    """Makes a gateway whose two roles are played by the provider; takes settings."""
-
-    def make(**given: Any) -> Gateway:
-        endpoint = {"chat_api_base": provider.url, "embedding_api_base": provider.url}
-        models = {"chat_model": "openai/test-model", "embedding_model": "openai/test-embedding"}
-        return Gateway(Settings(**(models | endpoint | given)))
-
-    return make
+def online(url: str, **given: Any) -> Gateway:
+    """A gateway whose two roles are played by a provider."""
+    models = {"chat_model": "openai/test-model", "embedding_model": "openai/test-embedding"}
+    return Gateway(Settings(**(models | {"chat_api_base": url, "embedding_api_base": url} | given)))
 
 
 async def collect(events: AsyncGenerator[Event]) -> tuple[str, Completion]:
@@ -85,6 +66,28 @@ async def call(gateway: Gateway, role: str) -> object:
     if role == "embed":
         return await gateway.embed(["a text"])
     return await (gateway.complete(QUESTION) if role == "complete" else collect(gateway.stream(QUESTION)))
+
+
+@pytest.fixture(scope="module")
+async def server() -> AsyncIterator[Provider]:
+    """One provider for the whole file, after the first calls: those load a lot, and some deadlines below are short."""
+    with Provider() as running:
+        for role in ("complete", "stream", "embed"):
+            await call(online(running.url), role)
+        yield running
+
+
+@pytest.fixture
+def provider(server: Provider) -> Provider:
+    """The provider with a clean history."""
+    server.reset()
+    return server
+
+
+@pytest.fixture
+def gateway_with(provider: Provider) -> MakeGateway:
+    """Makes a gateway on the provider; takes settings."""
+    return partial(online, provider.url)
 
 
 ROLES = pytest.mark.parametrize("role", ["complete", "stream", "embed"])
