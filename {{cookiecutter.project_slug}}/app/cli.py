@@ -83,7 +83,8 @@ def serve(
     settings = load_settings()
     app = create_app(settings)
     host, port = host or settings.host, settings.port if port is None else port
-    err.print(f"http://{host}:{port}/docs  (chat: {settings.chat_model}, embedding: {settings.embedding_model})", soft_wrap=True)
+    models = f"chat: {settings.chat_model}, embedding: {settings.embedding_model}"
+    err.print(f"http://{host}:{port}/docs  ({models})", soft_wrap=True)
     uvicorn.run(app, host=host, port=port, log_config=None, timeout_graceful_shutdown=20)
 
 

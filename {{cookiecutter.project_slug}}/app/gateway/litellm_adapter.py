@@ -44,6 +44,7 @@ def load() -> Any:  # litellm ships no usable types; this module is the fence ar
                 import litellm  # noqa: PLC0415
             finally:
                 gc.enable()
+            gc.freeze()  # they stay as long as the process, and looking at them again costs a second when it ends
             for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):  # it prints each call, beside the log
                 logging.getLogger(name).handlers.clear()
                 logging.getLogger(name).setLevel(logging.WARNING)

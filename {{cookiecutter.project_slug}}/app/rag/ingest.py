@@ -13,7 +13,7 @@ from app.db.engine import Database
 from app.errors import InvalidInput
 from app.gateway.gateway import Gateway
 from app.rag.chunking import split
-from app.rag.loaders import load_file
+from app.rag.loaders import hash_content, load_bytes, read_file
 from app.settings import Settings
 from app.types import Document
 
@@ -43,8 +43,7 @@ class Ingester:
         report = IngestReport()
         for file in files:
             try:
-                document = await asyncio.to_thread(load_file, file, max_bytes=self._settings.max_document_bytes)
-                await self.ingest(document, report)
+                await self._ingest_file(file, report)
             except (InvalidInput, OSError) as error:
                 name = str(file).encode(errors="replace").decode()  # a name may hold bytes that nobody can print
                 report.skipped.append((name, getattr(error, "message", str(error))))
@@ -59,12 +58,10 @@ class Ingester:
             ProviderError: the embedding model failed.
 
         """
-        tenant = self._database.tenant
-        async with self._database.transaction() as connection:
-            known = await store.content_hash(connection, tenant, document.source)
-        if known == document.content_hash:
+        if await self._is_stored(document.source, document.content_hash):
             report.unchanged.append(document.source)
             return
+        tenant = self._database.tenant
         chunks = await asyncio.to_thread(split, document, max_characters=self._settings.chunk_characters)
         vectors = await self._gateway.embed([f"{chunk.heading}\n{chunk.text}" for chunk in chunks])
         async with self._database.transaction() as connection:
@@ -72,6 +69,19 @@ class Ingester:
             await store.replace_document(connection, tenant, document, chunks, vectors)
         report.added.append(document.source)
         report.chunks += len(chunks)
+
+    async def _ingest_file(self, file: Path, report: IngestReport) -> None:
+        """Parse a file only where its bytes are new: parsing costs more than all the rest of an unchanged run."""
+        limit = self._settings.max_document_bytes
+        source, data = await asyncio.to_thread(read_file, file, max_bytes=limit)
+        if await self._is_stored(source, hash_content(data)):
+            report.unchanged.append(source)
+        else:
+            await self.ingest(await asyncio.to_thread(load_bytes, data, source=source, max_bytes=limit), report)
+
+    async def _is_stored(self, source: str, content_hash: str) -> bool:
+        async with self._database.transaction() as connection:
+            return await store.content_hash(connection, self._database.tenant, source) == content_hash
 
     async def clear(self) -> None:
         """Forget every document, so that another embedding model can begin."""

@@ -46,18 +46,30 @@ def find_files(paths: list[Path]) -> Iterator[Path]:
 
 
 def load_file(path: Path, *, max_bytes: int) -> Document:
-    """Read a file; its source is the path, relative where it lies below the working directory.
+    """Read a file into a document.
 
     Raises:
         UnsupportedDocument: no loader reads it.
         DocumentTooLarge: it is larger than `max_bytes`.
 
     """
+    source, data = read_file(path, max_bytes=max_bytes)
+    return load_bytes(data, source=source, max_bytes=max_bytes)
+
+
+def read_file(path: Path, *, max_bytes: int) -> tuple[str, bytes]:
+    """Read a file's source and bytes; the source is the path, relative where it lies below the working directory."""
     _check_size(path.name, path.stat().st_size, max_bytes)
     absolute = path.resolve()
     inside = absolute.is_relative_to(Path.cwd())
     source = (absolute.relative_to(Path.cwd()) if inside else absolute).as_posix()
-    return load_bytes(path.read_bytes(), source=source, max_bytes=max_bytes)
+    _check_name(source)
+    return source, path.read_bytes()
+
+
+def hash_content(data: bytes) -> str:
+    """The hash by which a document is known again."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def load_bytes(data: bytes, *, source: str, max_bytes: int) -> Document:
@@ -75,7 +87,7 @@ def load_bytes(data: bytes, *, source: str, max_bytes: int) -> Document:
         title=" ".join(title.split()) or Path(source).stem,
         text=text,
         media_type=media_type,
-        content_hash=hashlib.sha256(data).hexdigest(),
+        content_hash=hash_content(data),
     )
 
 
