@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.render import export, render
+from tools.render import render
 
 NO_LOCK = "COOKIECUTTER_AI_APP_NO_LOCK"
 
@@ -54,11 +54,3 @@ def default_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BakedP
     os.environ[NO_LOCK] = "1"
     yield BakedProject(render(tmp_path_factory.mktemp("default")))
     os.environ.pop(NO_LOCK) if before is None else os.environ.update({NO_LOCK: before})
-
-
-@pytest.fixture
-def template(tmp_path: Path) -> Path:
-    """A copy of the template that a test may change."""
-    copy = tmp_path / "template"
-    export(copy)
-    return copy

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import BakedProject
-from tools.render import ROOT
+from tools.render import ROOT, template_files
 
 PROJECT = ROOT / "{{cookiecutter.project_slug}}"
 # Written in two parts, so that this file does not name what it forbids.
@@ -19,21 +18,11 @@ MAKE_COMMAND = re.compile(r"(?:^|`|\$ )make ([a-z][a-z-]+)", re.MULTILINE)
 TREE = re.compile(r"^## Where things are\n.*?```\n(.*?)```", re.MULTILINE | re.DOTALL)
 
 
-def tracked() -> list[Path]:
-    """Every file that git has or would add."""
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout
-    return [ROOT / name for name in filter(None, names.split("\0")) if (ROOT / name).is_file()]
-
-
 def texts() -> list[tuple[Path, str]]:
     """Every tracked file that is text."""
-    return [(file, file.read_text(encoding="utf-8")) for file in tracked() if file.suffix not in {".pdf", ".png"}]
+    return [
+        (file, file.read_text(encoding="utf-8")) for file in template_files() if file.suffix not in {".pdf", ".png"}
+    ]
 
 
 def listed_tree(readme: str) -> list[str]:
@@ -78,7 +67,7 @@ def test_readme_tree_is_the_real_tree(folder: Path) -> None:
     whole = tuple(
         path for path in paths if path.endswith("/") and not any(p != path and p.startswith(path) for p in paths)
     )
-    real = {file.relative_to(folder).as_posix() for file in tracked() if folder in file.parents}
+    real = {file.relative_to(folder).as_posix() for file in template_files() if folder in file.parents}
     if folder == ROOT:
         real = {path for path in real if not path.startswith(PROJECT.name)}
     missing = {path for path in real if path not in paths and not path.startswith(whole)}
@@ -89,7 +78,7 @@ def test_readme_tree_is_the_real_tree(folder: Path) -> None:
 def test_documented_make_targets_exist(folder: Path) -> None:
     """Every `make` command in a document exists, and every target has its line of help."""
     makefile = (folder / "Makefile").read_text(encoding="utf-8")
-    documents = [file for file in tracked() if file.suffix in {".md", ".yml"} and folder in file.parents]
+    documents = [file for file in template_files() if file.suffix in {".md", ".yml"} and folder in file.parents]
     if folder == ROOT:
         documents = [file for file in documents if PROJECT not in file.parents and file.name != "CHANGELOG.md"]
     known = targets(makefile) | (targets((PROJECT / "Makefile").read_text("utf-8")) if folder == ROOT else set())

@@ -29,18 +29,18 @@ def render(output: Path, **values: str) -> Path:
 
 
 def export(target: Path) -> None:
-    """Copy the files that git tracks, or would add, as they stand in the working tree."""
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607  # git, wherever it is
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    """Copy the template's files, as they stand in the working tree, into `target`."""
+    for file in template_files():
+        copy = target / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
+
+
+def template_files() -> list[Path]:
+    """Every file that git tracks, or would add."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout  # noqa: S603  # git
+    return [ROOT / name for name in filter(None, listed.split("\0")) if (ROOT / name).is_file()]
 
 
 if __name__ == "__main__":
