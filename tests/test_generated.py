@@ -3,9 +3,12 @@
 Minutes, not seconds. The template is cloned first, so that nothing which is not committed helps.
 """
 
+import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -85,8 +88,8 @@ def test_readme_commands_work(project: Path) -> None:
     """The commands of the generated README work as they are written there."""
     answer = run('make ask q="How do I add a model provider?"', project)
     assert "docs/howto/add-a-provider.md" in answer
-    assert "documents read" in run("uv run app ingest README.md", project)
-    assert "[1]" in run('uv run app ask "What does a circuit breaker do?"', project)
+    assert "documents read" in run(".venv/bin/app ingest README.md", project)
+    assert "[1]" in run('.venv/bin/app ask "What does a circuit breaker do?"', project)
     assert "tested set" in run("make lock", project)
     assert "ABSTAIN_BELOW" in run("make tune", project)
     assert "make ask" in run("make", project)
@@ -95,13 +98,31 @@ def test_readme_commands_work(project: Path) -> None:
     assert run("git -C . status --porcelain tested-set.txt", project) == run("true", project)
 
 
+def test_make_serve_answers_over_http(project: Path) -> None:
+    """`make serve` serves the documented API, and ends when it is told to."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        ["make", "serve"], cwd=project, env=os.environ | {"PORT": str(port)}, start_new_session=True
+    )
+    try:
+        ask = f"curl --silent --retry 30 --retry-connrefused --retry-delay 1 http://127.0.0.1:{port}"
+        assert '"ok"' in run(f"{ask}/livez", project)
+        body = '{"question": "What does a circuit breaker do?"}'
+        answer = json.loads(run(f"{ask}/v1/ask -H 'Content-Type: application/json' -d '{body}'", project))
+        assert answer["citations"][0]["source"] == "corpus/fallback-and-circuit-breakers.md"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
+
+
 def test_refuses_what_cannot_work(project: Path) -> None:
     """Bad input ends in one clear line and a non-zero exit, and leaves nothing half-written."""
     (project / "empty.md").touch()
     for command, message in {
-        "uv run app ingest nowhere.md": "nowhere.md does not exist",
-        "uv run app ingest empty.md": "is empty",
-        "CHAT_MODEL=openai/gpt-5.4-mini uv run app ask hello": "set CHAT_API_KEY",
+        ".venv/bin/app ingest nowhere.md": "nowhere.md does not exist",
+        ".venv/bin/app ingest empty.md": "is empty",
+        "CHAT_MODEL=openai/gpt-5.4-mini .venv/bin/app ask hello": "set CHAT_API_KEY",
         "make migrate": "set DATABASE_URL",
     }.items():
         assert message in run(f"{command}; test $? -ne 0", project)
@@ -111,7 +132,7 @@ def test_environment_has_no_start_up_files(project: Path) -> None:
     """No package brings a file that Python runs at every start, but for coverage's; the Dockerfile refuses the same."""
     packages = project / ".venv"
     found = {path.name for name in ("*.pth", "sitecustomize.py", "usercustomize.py") for path in packages.rglob(name)}
-    assert found == {"_virtualenv.pth", "_editable_impl_my_ai_app.pth", "a1_coverage.pth"}
+    assert found <= {"_virtualenv.pth", "_editable_impl_my_ai_app.pth", "a1_coverage.pth"}
 
 
 def test_clean_removes_what_was_made(project: Path) -> None:
