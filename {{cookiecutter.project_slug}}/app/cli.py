@@ -40,8 +40,9 @@ def main() -> NoReturn:
     """Run the command line; an error of ours is a sentence, not a traceback."""
     try:
         cli()
-    except AppError as error:
-        err.print(f"[red]error:[/red] {escape(error.message)}", soft_wrap=True)
+    except (AppError, OSError) as error:
+        message = error.message if isinstance(error, AppError) else str(error)
+        err.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
         sys.exit(2)
     sys.exit(0)
 
@@ -225,8 +226,8 @@ async def _evaluate(dataset: Path, documents: list[Path], split: str, thresholds
     out.print(report.table(run, demanded))
     for reason in decision.reasons:
         out.print(f"[red]{escape(reason)}[/red]")
-    out.print(f"{report.VERDICTS[decision.verdict]}; every case is in {reports / 'latest.json'}")
     report.write(run, demanded, decision, reports)
+    out.print(f"{report.VERDICTS[decision.verdict]}; every case is in {reports / 'latest.json'}")
     return int(decision.verdict)
 
 

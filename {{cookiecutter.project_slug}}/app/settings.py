@@ -40,8 +40,8 @@ class Settings(BaseSettings):
     embedding_api_base: str | None = None
     embedding_api_version: str | None = None
 
-    deadline_seconds: float = Field(60, gt=0, description="for a whole answer, retries included")
-    max_attempts: int = Field(3, ge=1, le=10, description="calls per question before giving up")
+    deadline_seconds: float = Field(60, gt=0, description="for one model call, its retries included")
+    max_attempts: int = Field(3, ge=1, le=10, description="tries of one model call before giving up")
     max_output_tokens: int = Field(800, ge=1)
 
     passages: int = Field(10, ge=1, le=50, description="how many passages the model reads")

@@ -31,6 +31,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(AppError)
     async def ours(_: Request, error: AppError) -> JSONResponse:
+        if error.status not in CLIENT_ERRORS:
+            log.error("the request failed", code=error.code, detail=error.message)
         headers = {}
         if isinstance(error, ProviderError) and error.retry_after is not None:
             headers["Retry-After"] = str(round(error.retry_after))

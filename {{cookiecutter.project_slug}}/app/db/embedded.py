@@ -40,10 +40,11 @@ class EmbeddedPostgres:
         # Postgres refuses to run as root, and an ordinary user cannot look below /root: in a container the
         # cluster lives in /var/lib instead, which only root could have prepared.
         self.home = ROOT_HOME / key if self._as_root else data_dir.resolve()
-        self._cluster = self.home / "postgres"
-        self._log = self.home / "postgres.log"
+        self._owned = self.home / "server"
+        self._cluster = self._owned / "postgres"
+        self._log = self._owned / "postgres.log"
         # A socket's path may have about a hundred characters, and a project's may have more.
-        self._sockets = self.home / "sockets" if self._as_root else Path(tempfile.gettempdir()) / f"postgres-{key}"
+        self._sockets = self._owned / "sockets" if self._as_root else Path(tempfile.gettempdir()) / f"postgres-{key}"
         self._options = options
         self._users: IO[bytes] | None = None
 
@@ -60,9 +61,10 @@ class EmbeddedPostgres:
             DatabaseUnavailable: the server did not start; the message holds the end of its log.
 
         """
-        self._make_folder(self.home)
+        self.home.mkdir(parents=True, exist_ok=True)
         with self._exclusive():
-            self._make_folder(self._sockets)
+            for folder in (self._owned, self._sockets):
+                self._make_folder(folder)
             if not self._alive():
                 self._create_cluster()
                 self._start_server()
@@ -88,7 +90,7 @@ class EmbeddedPostgres:
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder that the server's user owns, and nobody else."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         if self._as_root:
             shutil.chown(folder, UNPRIVILEGED)
         elif folder.stat().st_uid != os.geteuid():

@@ -64,20 +64,28 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     from app.db.embedded import EmbeddedPostgres  # noqa: PLC0415  # production has neither the wheel nor the need
 
     server = EmbeddedPostgres(settings.data_dir)
+    starting = asyncio.create_task(asyncio.to_thread(server.start))
     try:
-        url = await asyncio.to_thread(server.start)
+        url = await asyncio.shield(starting)
         async with connect(url) as database:
             if not await database.is_migrated():
                 await migrate(url)
             yield database
     finally:
+        await asyncio.wait([starting])  # a thread cannot be cancelled, and what it starts has to be stopped
         await asyncio.to_thread(server.stop)
 
 
 @asynccontextmanager
 async def connect(url: str) -> AsyncIterator[Database]:
     """A pool of connections to `url`, made when they are needed and closed at the end."""
-    engine = create_async_engine(_driver_url(url), pool_pre_ping=True, pool_timeout=10)
+    engine = create_async_engine(
+        _driver_url(url),
+        pool_pre_ping=True,
+        pool_timeout=10,
+        hide_parameters=True,  # questions and documents do not belong into logs
+        connect_args={"connect_timeout": 5},
+    )
     try:
         yield Database(engine)
     finally:

@@ -34,7 +34,7 @@ BM25 = text("""
 """)
 
 NEAREST = text("""
-    SELECT id, 1 - (embedding <=> CAST(:vector AS halfvec)) AS score
+    SELECT id, coalesce(nullif(1 - (embedding <=> CAST(:vector AS halfvec)), 'NaN'), 0) AS score
     FROM chunks WHERE tenant = :tenant
     ORDER BY embedding <=> CAST(:vector AS halfvec), id LIMIT :limit
 """)

@@ -13,6 +13,7 @@ from app.evals.runner import TENANT, ingest_only
 from app.gateway.gateway import Gateway
 from app.gateway.offline import rank
 from app.prompts.fence import fence, neutral, read_fences
+from app.prompts.loader import load_prompt
 from app.rag.ingest import Ingester
 from app.rag.retrieval import Retriever
 from app.settings import Settings
@@ -44,8 +45,8 @@ async def sweep(
     scores: dict[bool, list[float]] = {True: [], False: []}
     for case in dataset.cases:
         passages = await retriever.retrieve(case.question)
-        prompt = f"{fence(passages)}\n<question>\n{neutral(case.question)}\n</question>"
-        ranked = rank(*read_fences([{"role": "user", "content": prompt}]))
+        messages = load_prompt("answer").messages(passages=fence(passages), question=neutral(case.question))
+        ranked = rank(*read_fences(messages))
         scores[case.answerable].append(ranked[0].score if ranked else 0.0)
     return [
         Point(

@@ -12,7 +12,8 @@ from app.errors import ConfigurationError
 from app.settings import Settings
 
 Role = Literal["chat", "embedding"]
-KEYED_PROVIDERS = {"openai", "anthropic", "gemini", "azure"}
+# Everybody else needs a key, unless the settings name an endpoint of the team's own.
+KEYLESS_PROVIDERS = {"offline", "ollama", "ollama_chat", "bedrock", "vertex_ai"}
 EXTRACTIVE_NOTICE = "Answered offline by quoting sentences; no language model was used."
 
 
@@ -80,7 +81,7 @@ def _checked(deployment: Deployment) -> Deployment:
     known = {"chat": "offline/extractive", "embedding": "offline/static"}[deployment.role]
     if deployment.is_offline and deployment.model != known:
         raise ConfigurationError(f"{variable}_MODEL is {deployment.model!r}; the offline one is {known}")
-    own_endpoint = deployment.provider == "openai" and deployment.api_base is not None
-    if deployment.provider in KEYED_PROVIDERS and deployment.api_key is None and not own_endpoint:
+    own_endpoint = deployment.provider != "azure" and deployment.api_base is not None
+    if deployment.provider not in KEYLESS_PROVIDERS and deployment.api_key is None and not own_endpoint:
         raise ConfigurationError(f"{deployment.model} needs a key: set {variable}_API_KEY in .env")
     return deployment

@@ -64,8 +64,8 @@ class Gateway:
             return await anext(events), events
 
         first, rest = await self._attempt(chat, begin)
-        yield first
         async with aclosing(rest):
+            yield first
             while True:
                 try:
                     async with asyncio.timeout_at(ends):

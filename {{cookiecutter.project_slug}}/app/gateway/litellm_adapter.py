@@ -27,6 +27,8 @@ TRANSIENT = {408, 409, 425}
 SERVER_ERRORS = 500
 SHOWN_OF_AN_ERROR = 300
 NANO = 1_000_000_000
+PROVIDERS_WITH_ADDRESS = ("OPENAI", "ANTHROPIC", "GEMINI", "AZURE")
+REDIRECTING = [f"{who}_{what}" for who in PROVIDERS_WITH_ADDRESS for what in ("BASE_URL", "API_BASE")]
 
 _loading = threading.Lock()
 _loaded: list[Any] = []
@@ -125,6 +127,8 @@ async def embed(deployment: Deployment, texts: list[str], **options: Any) -> lis
 
 def _call(deployment: Deployment) -> dict[str, Any]:
     """The arguments that say where a call goes. Hidden retries are off: the gateway owns them."""
+    for name in REDIRECTING:  # an address that the settings do not name must not be sent the key
+        os.environ.pop(name, None)
     # Without a key litellm would take one from the environment and send it to somebody else's endpoint.
     key = deployment.api_key.get_secret_value() if deployment.api_key else None
     if key is None and deployment.api_base is not None:

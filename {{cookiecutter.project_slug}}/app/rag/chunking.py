@@ -15,6 +15,8 @@ from app.types import Chunk, Document
 STRUCTURED = {"text/markdown", "text/html"}
 LINE_END = re.compile(r"\r\n?|\n")  # Markdown's; splitlines knows others
 
+LONGEST_HEADING = 200
+
 
 def split(document: Document, *, max_characters: int) -> list[Chunk]:
     """Cut `document` into chunks of at most `max_characters`, in order, without overlap.
@@ -43,5 +45,5 @@ def _headings(markdown: str) -> list[tuple[int, str]]:
         if opening.type == "heading_open" and opening.map:
             level = int(opening.tag[1:])
             path = {n: title for n, title in path.items() if n < level} | {level: inline.content}
-            found.append((offsets[opening.map[0]], " > ".join(path.values())))
+            found.append((offsets[opening.map[0]], " > ".join(path.values())[:LONGEST_HEADING]))
     return found

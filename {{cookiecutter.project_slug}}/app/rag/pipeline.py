@@ -23,7 +23,10 @@ from app.settings import Settings
 from app.types import Answer, Completion, Message, Passage
 
 ABSTENTION = "The documents do not answer this question."
-REFUSAL = "NOT IN THE DOCUMENTS"  # what prompts/answer.md asks a model to say instead; never shown
+UNFINISHED = {
+    "length": "The answer was cut at MAX_OUTPUT_TOKENS.",
+    "content_filter": "The provider's content filter cut the answer.",
+}
 
 Event = CitationEvent | Answer
 
@@ -65,24 +68,25 @@ class Pipeline:
         return await self._finish(turn, completion)
 
     async def stream(self, question: str) -> AsyncGenerator[Event]:
-        """Answer in pieces: text and citations as they are checked, then the stored Answer. Raises as `ask`."""
+        """Answer in pieces, then the stored Answer. Raises as `ask`.
+
+        Nothing is shown before the first citation that holds: until then it may still become an abstention.
+        """
         turn = await self._begin(question)
         completion: Completion | None = None
-        held = ""
+        held: list[CitationEvent] = []
         async with aclosing(self._gateway.stream(turn.messages)) as events:
             async for event in events:
                 if isinstance(event, Completion):
                     completion = event
-                    continue
-                held += event.text
-                if not REFUSAL.startswith(_bare(held)):
-                    for shown in turn.reader.feed(held):
+                    held += turn.reader.close()
+                else:
+                    held += turn.reader.feed(event.text)
+                if turn.reader.citations:
+                    for shown in held:
                         yield shown
-                    held = ""
+                    held.clear()
         assert completion is not None  # noqa: S101  # a stream ends with its completion or raises
-        if _bare(completion.text) != REFUSAL:
-            for shown in (*turn.reader.feed(held), *turn.reader.close()):
-                yield shown
         yield await self._finish(turn, completion)
 
     async def _begin(self, question: str) -> _Turn:
@@ -116,7 +120,7 @@ class Pipeline:
             text=ABSTENTION if abstained else turn.reader.text.strip(),
             abstained=abstained,
             model=completion.model,
-            notice=completion.notice,
+            notice=" ".join(filter(None, [completion.notice, UNFINISHED.get(completion.finish_reason)])),
             prompt_hash=turn.prompt.content_hash,
             usage=completion.usage,
             cost_nanousd=completion.cost_nanousd,
@@ -128,7 +132,3 @@ class Pipeline:
         async with self._database.transaction() as connection:
             await save_answer(connection, self._database.tenant, answer)
         return answer
-
-
-def _bare(said: str) -> str:
-    return said.strip(" .\n")

@@ -48,7 +48,7 @@ PATIENCE_SECONDS = 10
 MakeGateway = Callable[..., Gateway]
 
 
-def online(url: str, **given: Any) -> Gateway:
+def online(url: str | None, **given: Any) -> Gateway:
     """A gateway whose two roles are played by a provider."""
     models = {"chat_model": "openai/test-model", "embedding_model": "openai/test-embedding"}
     return Gateway(Settings(**(models | {"chat_api_base": url, "embedding_api_base": url} | given)))
@@ -360,6 +360,18 @@ def test_a_deployment_that_cannot_work_is_refused_before_a_call(given: dict[str,
     """A missing key or a wrong name is found when the gateway is made; the error says which variable to set."""
     with pytest.raises(ConfigurationError, match=told):
         Gateway(Settings(**given))
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_BASE_URL", "OPENAI_API_BASE"])
+async def test_no_variable_sends_the_key_elsewhere(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Only the settings say where a key goes: an address from the environment receives nothing."""
+    monkeypatch.setenv(variable, provider.url)
+    unnamed = online(None, chat_api_key="sk-canary", embedding_api_key="sk-canary", max_attempts=1)
+    with pytest.raises(ProviderError):
+        await unnamed.complete(QUESTION)
+    assert provider.requests == []
 
 
 def test_an_own_endpoint_needs_no_key(gateway_with: MakeGateway) -> None:

@@ -313,3 +313,13 @@ async def test_tenants_do_not_see_each_others_rows(
     await theirs.clear()
     assert list(await texts(database)) == ["guide.md"]
     assert await texts(other) == {}
+
+
+async def test_a_vector_without_a_direction_finds_nothing_worse_than_others(
+    ingester: Ingester, database: Database
+) -> None:
+    """A provider may answer with zeros; that is no likeness to anything, and no not-a-number in an answer."""
+    await ingest(ingester, loaded("# Herons\n\nA heron eats trout, and trout only."))
+    async with database.transaction() as connection:
+        scores = await search.dense_scores(connection, database.tenant, [0.0] * 256, 5)
+    assert list(scores.values()) == [0.0]

@@ -16,7 +16,7 @@ from app.gateway.gateway import Gateway
 from app.prompts.loader import load_prompt
 from app.rag.ingest import Ingester
 from app.rag.loaders import find_files
-from app.rag.pipeline import ABSTENTION, REFUSAL, Pipeline
+from app.rag.pipeline import ABSTENTION, Pipeline
 from app.settings import Settings
 from app.types import Answer, Citation, RejectedCitation, TextDelta
 from tests.provider import Garbage, Provider, Reply
@@ -214,29 +214,26 @@ async def test_what_a_stream_held_back_is_shown_at_its_end(told: Pipeline, provi
 
 
 @pytest.mark.usefixtures("library")
-@pytest.mark.parametrize(
-    ("said", "shown"),
-    [
-        (REFUSAL, ""),
-        (f"\n{REFUSAL}. ", ""),
-        (f"{REFUSAL} is what I might say.", f"{REFUSAL} is what I might say."),
-        ("NOT", "NOT"),
-        (f"So: {REFUSAL}", f"So: {REFUSAL}"),
-    ],
-)
-async def test_a_refusal_is_not_streamed(told: Pipeline, provider: Provider, said: str, shown: str) -> None:
-    """The words agreed with the model are for the program; every other text is shown as it comes."""
+@pytest.mark.parametrize("said", [offline.ABSTENTION, "The Nile is dry.", 'It is dry [1: "as dry as a bone"].'])
+async def test_nothing_without_a_citation_is_streamed(told: Pipeline, provider: Provider, said: str) -> None:
+    """What turns out to be an abstention was never shown as an answer, not even for a moment."""
     provider.then(Reply(said))
-    *pieces, answer = [event async for event in told.stream(NILE)]
+    [answer] = [event async for event in told.stream(NILE)]
     assert isinstance(answer, Answer)
-    assert answer.abstained
-    assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == shown
+    assert (answer.abstained, answer.text) == (True, ABSTENTION)
 
 
-def test_prompt_pipeline_and_offline_model_agree_on_the_refusal() -> None:
-    """The same words are asked for, said and recognised."""
-    assert REFUSAL in load_prompt("answer").sections[0][1]
-    assert offline.ABSTENTION == REFUSAL
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(("finish", "notice"), [("length", "MAX_OUTPUT_TOKENS"), ("content_filter", "filter")])
+async def test_a_cut_answer_says_so(told: Pipeline, provider: Provider, finish: str, notice: str) -> None:
+    """An answer that the provider did not finish is not passed off as whole."""
+    provider.then(Reply('The Nile [1: "the longest river of Africa"] and', finish=finish))
+    assert notice in (await told.ask(NILE)).notice
+
+
+def test_prompt_and_offline_model_agree_on_the_refusal() -> None:
+    """The words that are asked for are the words the offline model says."""
+    assert offline.ABSTENTION in load_prompt("answer").sections[0][1]
 
 
 @pytest.mark.usefixtures("library")

@@ -33,7 +33,7 @@ class Question(BaseModel):
 
 @router.post("/ask", response_model=Answer, responses={200: {"content": {"text/event-stream": {}}}})
 async def ask(request: Question, services: FromServices) -> Answer | StreamingResponse:
-    """Answer from the documents, each statement with a citation that was checked, or say that they do not answer."""
+    """Answer from the documents with citations that were checked, or say that they do not answer."""
     if not request.stream:
         return await services.pipeline.ask(request.question)
     events = services.pipeline.stream(request.question)
