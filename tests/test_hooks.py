@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from cookiecutter.main import cookiecutter
 
 from tests.conftest import NO_LOCK, Bake, BakedProject
-from tools.render import ROOT, render
+from tools.render import ROOT, export, render
 
 SCRIPT = ROOT / "{{cookiecutter.project_slug}}" / "scripts" / "tested_set.py"
 LOCK = """
@@ -78,6 +79,18 @@ def test_starts_a_repository_only_outside_of_one(tmp_path: Path) -> None:
     """Inside a repository no second one is made."""
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     assert not (render(tmp_path) / ".git").exists()
+
+
+def test_rendering_again_keeps_what_people_added(tmp_path: Path) -> None:
+    """`cookiecutter -f` refreshes the template's files and deletes nobody's own."""
+    project = render(tmp_path)
+    for name in ("app/own.py", "corpus/own.md", ".env"):
+        (project / name).write_text("OWN=1\n")
+    (project / "Makefile").write_text("broken")
+    export(tmp_path / "template")
+    cookiecutter(str(tmp_path / "template"), no_input=True, overwrite_if_exists=True, output_dir=str(tmp_path))
+    assert {(project / name).read_text() for name in ("app/own.py", "corpus/own.md", ".env")} == {"OWN=1\n"}
+    assert "help:" in (project / "Makefile").read_text()
 
 
 def test_without_tools_the_project_is_made_and_told_of(bake: Bake) -> None:

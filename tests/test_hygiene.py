@@ -1,5 +1,6 @@
 """What the template promises about itself: no Jinja in Python, a README that tells the truth, small files."""
 
+import ast
 import json
 import re
 import tomllib
@@ -118,8 +119,10 @@ def test_litellm_is_pinned_to_a_clean_release() -> None:
 
 def code_lines(source: str) -> int:
     """Lines of code as counters of code count them: no blank lines, no comments, no docstrings."""
-    without = re.sub(r'(?m)^\s*(?:r?"""(?:.|\n)*?"""|#.*)\s*$', "", source)
-    return sum(bool(line.strip()) for line in without.splitlines())
+    texts = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
+    documented = {line for text in texts for line in range(text.lineno, (text.end_lineno or text.lineno) + 1)}
+    lines = enumerate(map(str.strip, source.splitlines()), 1)
+    return sum(bool(line) and not line.startswith("#") and number not in documented for number, line in lines)
 
 
 def test_generated_project_stays_small(default_project: BakedProject) -> None:
@@ -149,5 +152,14 @@ def test_copied_folders_hold_no_jinja_that_would_be_lost() -> None:
     """A folder that is copied as it stands holds nothing that was meant to be filled in."""
     options = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
     for file, text in texts():
-        if PROJECT in file.parents and file.relative_to(PROJECT).parts[0] in options["_copy_without_render"]:
+        if PROJECT in file.parents and f"{file.relative_to(PROJECT).parts[0]}/*.*" in options["_copy_without_render"]:
             assert "cookiecutter." not in text, file
+
+
+def test_hook_knows_the_dependencies() -> None:
+    """No project can be named like one of its direct dependencies."""
+    metadata = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))
+    wanted = [*metadata["project"]["dependencies"], *metadata["dependency-groups"]["dev"]]
+    names = {found[0] for dependency in wanted if (found := re.match(r"[a-z0-9-]+", dependency))}
+    hook = (ROOT / "hooks" / "pre_gen_project.py").read_text("utf-8")
+    assert {name for name in names if f'"{name}"' not in hook} == set()

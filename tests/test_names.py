@@ -19,6 +19,8 @@ REFUSED = {
         "json",
         "app",
         "tests",
+        "true",
+        "litellm",
         "über",
         "日本",
         "x" * 61,

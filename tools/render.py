@@ -25,7 +25,8 @@ def render(output: Path, **values: str) -> Path:
     """
     with tempfile.TemporaryDirectory() as copy:
         export(Path(copy))
-        return Path(cookiecutter(copy, no_input=True, output_dir=str(output), extra_context=values))
+        options = {"no_input": True, "default_config": True, "extra_context": values}
+        return Path(cookiecutter(copy, output_dir=str(output), **options))
 
 
 def export(target: Path) -> None:

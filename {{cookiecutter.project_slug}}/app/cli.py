@@ -5,8 +5,9 @@ Errors are one line and a non-zero exit. Knows nothing that the pipeline or the 
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -16,8 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from app.db.engine import Database, open_database
 from app.db.engine import migrate as run_migrations
-from app.db.engine import open_database
 from app.errors import AppError, ConfigurationError, InvalidInput
 from app.gateway.gateway import Gateway
 from app.rag.ingest import Ingester, IngestReport
@@ -40,7 +41,10 @@ def main() -> NoReturn:
     """Run the command line; an error of ours is a sentence, not a traceback."""
     try:
         cli()
-    except (AppError, OSError) as error:
+    except KeyboardInterrupt:
+        err.print("interrupted; run it again to finish")
+        sys.exit(130)
+    except (AppError, OSError, UnicodeError) as error:
         message = error.message if isinstance(error, AppError) else str(error)
         err.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
         sys.exit(2)
@@ -74,7 +78,7 @@ def ask(
 @cli.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="HOST by default.")] = None,
-    port: Annotated[int | None, typer.Option(help="PORT by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="PORT by default.", min=0, max=65_535)] = None,
 ) -> None:
     """Serve the HTTP API; its documentation is at /docs."""
     import uvicorn  # noqa: PLC0415  # only here
@@ -133,33 +137,40 @@ def _start() -> Settings:
 
 
 @asynccontextmanager
-async def _pipeline() -> AsyncIterator[tuple[Pipeline, Ingester]]:
+async def _opened() -> AsyncIterator[tuple[Database, Gateway, Settings]]:
     """Open the database while the models load: each takes a while and neither needs the other."""
     settings = _start()
     gateway = Gateway(settings)
     warming = asyncio.create_task(gateway.warm())
     try:
         async with open_database(settings) as database:
-            yield Pipeline(database, gateway, settings), Ingester(database, gateway, settings)
+            yield database, gateway, settings
     finally:
         await warming
+
+
+@contextmanager
+def _progress(label: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar on standard error; give what advances it."""
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        yield partial(progress.advance, progress.add_task("", total=total))
 
 
 async def _ingest(paths: list[Path], *, rebuild: bool = False) -> IngestReport:
     files = list(find_files(paths))
     if not files:
         raise InvalidInput(f"there are no files in {', '.join(map(str, paths))}")
-    async with _pipeline() as (_, ingester):
+    async with _opened() as opened:
+        ingester = Ingester(*opened)
         if rebuild:
             await ingester.clear()
         return await _with_progress(ingester, files)
 
 
 async def _with_progress(ingester: Ingester, files: list[Path]) -> IngestReport:
-    columns = (TextColumn("reading documents"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task("", total=len(files))
-        return await ingester.ingest_files(files, on_file=lambda _: progress.advance(task))
+    with _progress("reading documents", len(files)) as advance:
+        return await ingester.ingest_files(files, on_file=lambda _: advance())
 
 
 def _summary(report: IngestReport) -> str:
@@ -170,13 +181,13 @@ def _summary(report: IngestReport) -> str:
 
 async def _ask(question: str, paths: list[Path]) -> None:
     files = list(find_files(paths))
-    async with _pipeline() as (pipeline, ingester):
+    async with _opened() as opened:
         if files:
-            report = await _with_progress(ingester, files)
+            report = await _with_progress(Ingester(*opened), files)
             if report.added or report.skipped:
                 err.print(f"[dim]{_summary(report)}[/dim]")
         in_a_line = False
-        async for event in pipeline.stream(question):
+        async for event in Pipeline(*opened).stream(question):
             if isinstance(event, TextDelta):
                 out.print(event.text, end="", markup=False, highlight=False, soft_wrap=True)
                 in_a_line = True
@@ -213,15 +224,9 @@ async def _evaluate(dataset: Path, documents: list[Path], split: str, thresholds
         raise InvalidInput(f"--split is {split!r}; it can be tune, gate or all")
     cases = load_dataset(dataset, None if split == "all" else split)  # type: ignore[arg-type]  # just checked
     demanded = gate.load_thresholds(thresholds)
-    settings = _start()
-    gateway = Gateway(settings)
-    columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with open_database(settings) as database:
-        with Progress(*columns, console=err, transient=True) as progress:
-            task = progress.add_task("", total=len(cases.cases))
-            run = await runner.run(
-                cases, documents, database, gateway, settings, on_case=lambda: progress.advance(task)
-            )
+    async with _opened() as opened:
+        with _progress("asking", len(cases.cases)) as advance:
+            run = await runner.run(cases, documents, *opened, on_case=advance)
     decision = gate.decide(run, demanded)
     out.print(report.table(run, demanded))
     for reason in decision.reasons:
@@ -236,9 +241,7 @@ async def _tune(dataset: Path, documents: list[Path]) -> None:
     from app.evals.tune import sweep  # noqa: PLC0415
 
     cases = load_dataset(dataset, "tune")
-    settings = _start()
-    gateway = Gateway(settings)
-    async with open_database(settings) as database:
+    async with _opened() as (database, gateway, settings):
         points = await sweep(cases, documents, database, gateway, settings)
     table = Table("ABSTAIN_BELOW", "answered", "abstained", "balanced", title=f"{cases.name}, tune split")
     best = max(points, key=lambda point: point.balanced)

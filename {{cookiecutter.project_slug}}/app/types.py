@@ -90,7 +90,6 @@ class Completion:
     finish_reason: str
     usage: Usage
     cost_nanousd: int | None
-    latency_ms: int
     notice: str = ""
 
 

@@ -3,6 +3,8 @@
 Every row carries its tenant. Knows nothing of queries.
 """
 
+from typing import Any
+
 from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     BigInteger,
@@ -20,11 +22,17 @@ from sqlalchemy import (
     func,
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
 
 
-def _created() -> Column[object]:
+def _required(kind: type[TypeEngine[Any]], *names: str) -> list[Column[Any]]:
+    """Columns of one type that are never null."""
+    return [Column(name, kind, nullable=False) for name in names]
+
+
+def _created() -> Column[Any]:
     return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
 
 
@@ -32,12 +40,7 @@ documents = Table(
     "documents",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("tenant", Text, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("title", Text, nullable=False),
-    Column("media_type", Text, nullable=False),
-    Column("content_hash", Text, nullable=False),
-    Column("text", Text, nullable=False),
+    *_required(Text, "tenant", "source", "title", "media_type", "content_hash", "text"),
     _created(),
     UniqueConstraint("tenant", "source", name="documents_tenant_source_key"),
 )
@@ -46,13 +49,9 @@ chunks = Table(
     "chunks",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("tenant", Text, nullable=False),
     Column("document_id", ForeignKey("documents.id", ondelete="CASCADE"), nullable=False),
-    Column("ordinal", Integer, nullable=False),
-    Column("start_char", Integer, nullable=False),
-    Column("end_char", Integer, nullable=False),
-    Column("heading", Text, nullable=False),
-    Column("text", Text, nullable=False),
+    *_required(Text, "tenant", "heading", "text"),
+    *_required(Integer, "ordinal", "start_char", "end_char"),
     Column("length", Integer, nullable=False, server_default="0", comment="terms, for BM25"),
     Column("embedding", HALFVEC(), nullable=False),
     UniqueConstraint("document_id", "ordinal", name="chunks_document_ordinal_key"),
@@ -65,7 +64,7 @@ postings = Table(
     Column("tenant", Text, primary_key=True),
     Column("term", Text, primary_key=True),
     Column("chunk_id", ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True),
-    Column("frequency", Integer, nullable=False),
+    *_required(Integer, "frequency"),
     Index("postings_chunk", "chunk_id"),
 )
 
@@ -73,28 +72,19 @@ index_stamps = Table(
     "index_stamps",
     metadata,
     Column("tenant", Text, primary_key=True),
-    Column("embedding_model", Text, nullable=False),
-    Column("dimensions", Integer, nullable=False),
+    *_required(Text, "embedding_model"),
+    *_required(Integer, "dimensions"),
 )
 
 answers = Table(
     "answers",
     metadata,
     Column("id", UUID(as_uuid=False), primary_key=True),
-    Column("tenant", Text, nullable=False),
-    Column("question", Text, nullable=False),
-    Column("text", Text, nullable=False),
-    Column("abstained", Boolean, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("prompt_hash", Text, nullable=False),
-    Column("input_tokens", Integer, nullable=False),
-    Column("output_tokens", Integer, nullable=False),
-    Column("usage_estimated", Boolean, nullable=False),
+    *_required(Text, "tenant", "question", "text", "model", "prompt_hash"),
+    *_required(Boolean, "abstained", "usage_estimated"),
+    *_required(Integer, "input_tokens", "output_tokens", "latency_ms"),
     Column("cost_nanousd", BigInteger, comment="1e-9 US dollars; null where the price is unknown"),
-    Column("latency_ms", Integer, nullable=False),
-    Column("citations", JSONB, nullable=False),
-    Column("rejected", JSONB, nullable=False),
-    Column("passages", JSONB, nullable=False),
+    *_required(JSONB, "citations", "rejected", "passages"),
     _created(),
     Index("answers_tenant_created", "tenant", "created_at"),
 )

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import threading
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -66,7 +65,6 @@ async def complete(deployment: Deployment, messages: list[Message], **options: A
         ProviderError: of the kind that says whether another attempt makes sense.
 
     """
-    began = time.monotonic()
     litellm = await asyncio.to_thread(load)
     try:
         reply = await litellm.acompletion(messages=messages, **_call(deployment), **options)
@@ -77,7 +75,7 @@ async def complete(deployment: Deployment, messages: list[Message], **options: A
     choice = reply.choices[0]
     text = choice.message.content or ""
     usage = _usage(getattr(reply, "usage", None), messages, text)
-    return _completion(deployment, text, choice.finish_reason, usage, began)
+    return _completion(deployment, text, choice.finish_reason, usage)
 
 
 async def stream(
@@ -89,7 +87,6 @@ async def stream(
         ProviderError: before or between the pieces; also where the stream ends without a finish.
 
     """
-    began = time.monotonic()
     litellm = await asyncio.to_thread(load)
     text, finish = "", None
     try:
@@ -109,7 +106,7 @@ async def stream(
         raise _translated(error, deployment) from None
     if finish is None:
         raise ProviderUnavailable(f"{deployment.model} cut the answer short")
-    yield _completion(deployment, text, finish, _usage(counted, messages, text), began)
+    yield _completion(deployment, text, finish, _usage(counted, messages, text))
 
 
 async def embed(deployment: Deployment, texts: list[str], **options: Any) -> list[list[float]]:
@@ -143,6 +140,10 @@ def _translated(error: Exception, deployment: Deployment) -> ProviderError:
     status = getattr(error, "status_code", None)
     said = redact(str(error), deployment.secrets)[:SHOWN_OF_AN_ERROR]
     message = f"{deployment.model} ({status or type(error).__name__}): {said}"
+    if type(error).__name__ == "APIConnectionError" or "connection error" in said.lower():
+        place = deployment.api_base or "its provider's address"
+        setting = f"{deployment.role.upper()}_API_BASE"
+        message = f"{deployment.model} at {place} cannot be reached: is it running, and is {setting} right?"
     if status == RATE_LIMITED:
         return ProviderRateLimited(message, retry_after=_retry_after(error))
     if isinstance(status, int) and (status in TRANSIENT or status >= SERVER_ERRORS):
@@ -167,14 +168,13 @@ def _usage(counted: Any, messages: list[Message], text: str) -> Usage:  # litell
     return Usage(asked // 4, len(text) // 4, estimated=True)
 
 
-def _completion(deployment: Deployment, text: str, finish: str, usage: Usage, began: float) -> Completion:
+def _completion(deployment: Deployment, text: str, finish: str, usage: Usage) -> Completion:
     return Completion(
         text=text,
         model=deployment.model,
         finish_reason=finish,
         usage=usage,
         cost_nanousd=_cost(deployment, usage),
-        latency_ms=round((time.monotonic() - began) * 1000),
         notice=deployment.notice,
     )
 

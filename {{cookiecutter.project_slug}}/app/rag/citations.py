@@ -3,7 +3,7 @@
 Reads an answer as it streams, takes the markers out, and puts back a number for each one that holds. A marker is
 `[n: "quoted words"]`; a bare `[n]` cites all that was said since the last marker. Three faults are told apart:
 
-- fabricated: there is no such passage, or nobody wrote these words
+- fabricated: there is no such passage, nobody wrote these words, or there are too few of them to prove anything
 - misattributed: the words stand in another passage than the one named
 - stitched: the words are pieces of the passage, put together
 
@@ -20,6 +20,8 @@ from app.types import Citation, Fault, Passage, RejectedCitation, TextDelta
 MARKER = re.compile(r'\s*\[(\d{1,3})(?::\s*["\u201c](.{0,2000}?)["\u201d])?\s*\]', re.DOTALL)
 BEGINNING = re.compile(r'\[(?:\d{1,3}(?:\s*|:\s*(?:["\u201c].{0,2000}(?:["\u201d]\s*)?)?)?)?\Z', re.DOTALL)
 MARKER_OR_BEGINNING = re.compile(MARKER.pattern + r"|\s*(?:" + BEGINNING.pattern + r"|\Z)", re.DOTALL)
+# Fewer words stand in almost any passage and prove nothing.
+FEWEST_QUOTED_WORDS = 3
 ELLIPSIS = re.compile(r"\s*(?:\.\.\.|\u2026)\s*")
 SAME = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u00a0": " "}
 MARKUP = "*`"
@@ -92,7 +94,7 @@ class CitationReader:
 
 def check(marker: int, quote: str, passages: Sequence[Passage]) -> Citation | RejectedCitation:
     """Find `quote` in the passage that `marker` names, counted from 1, or say what is wrong with it."""
-    if not 1 <= marker <= len(passages) or not quote:
+    if not 1 <= marker <= len(passages) or len(quote.split()) < FEWEST_QUOTED_WORDS:
         return RejectedCitation(marker, quote, "fabricated")
     passage = passages[marker - 1]
     span = locate(quote, passage.text)

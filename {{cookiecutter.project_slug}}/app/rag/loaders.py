@@ -25,6 +25,9 @@ HTML_START = re.compile(
 )
 PDF_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*%PDF-")
 
+# The splitter's time grows with the square of these: encoded data, or a whole book on one line.
+LONGEST_RUN = re.compile(r"[^\n]{500000}|\S{50000}")
+
 Loader = Callable[[bytes], tuple[str, str]]
 
 
@@ -80,6 +83,8 @@ def load_bytes(data: bytes, *, source: str, max_bytes: int) -> Document:
         raise UnsupportedDocument(f"{source} is empty")
     media_type = detect(data, source)
     title, text = map(_storable, LOADERS[media_type](data))
+    if LONGEST_RUN.search(text):
+        raise UnsupportedDocument(f"{source} has a line or a word that no text has; break it up, or leave data out")
     if not text.strip():
         raise UnsupportedDocument(f"{source} holds no text (a scanned PDF needs OCR first)")
     return Document(

@@ -8,14 +8,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.rag.citations import MARKER, CitationReader, Event, check, locate, normalise
+from app.rag.citations import MARKER, CitationReader, Event, check, locate
 from app.types import Citation, Passage, RejectedCitation, TextDelta
 
 TEXTS = st.text(alphabet="ab \n*`\"'[]1:\u201c\u2019\u2014\u00a0.", min_size=1, max_size=60)
+THREE_WORDS = "we hold three "
 PIECES = st.one_of(
     st.sampled_from(
         [
-            *('[1: "rivers run"]', '[2: "rivers run"]', '[1: "rivers ... sea"]', '[1 : "x"]', '[1:\n"the sea" ]'),
+            *('[1: "rivers run to"]', '[2: "full: rivers run"]', '[1: "rivers run ... sea"]'),
+            *('[1 : "x"]', '[1:\n"to the sea" ]'),
             *("[1]", "[2]", "[9]", "[ 1]", "[1 ]", "[", "[1", "[[", "]", '"]', '[1: "', '[1:"', "[1234]", " [", "\n\n"),
             *("Rivers run to the sea.", "rivers run", " ", ". ", "\u201d", "\u201c", ":", '"', "1", "the sea"),
         ]
@@ -59,19 +61,25 @@ def joined(events: Iterable[Event]) -> list[Event | str]:
     return out
 
 
-@given(text=TEXTS, start=st.integers(min_value=0, max_value=60), length=st.integers(min_value=1, max_value=60))
-def test_any_quote_of_a_passage_is_accepted_at_its_place(text: str, start: int, length: int) -> None:
+@given(around=TEXTS, start=st.integers(min_value=0, max_value=60), length=st.integers(min_value=0, max_value=60))
+def test_any_quote_of_a_passage_is_accepted_at_its_place(around: str, start: int, length: int) -> None:
     """Where the words stand once in the passage, the citation spans them and nothing else."""
-    quote = text[start : start + length]
-    have, wanted = normalise(text)[0], normalise(quote)[0].strip()
-    assume(wanted and have.find(wanted) == have.rfind(wanted))
+    start = min(start, len(around))
+    text = f"{around[:start]}{THREE_WORDS}{around[start:]}"
+    quote = text[start : start + len(THREE_WORDS) + length]
     assume(not re.search(r'["\u201d]\s*\]', quote + "x"))  # would end the marker, see below
     reader, _ = read([f'Said. [1: "{quote}"]'], [passage(text, start=1_000)])
     [citation] = reader.citations
-    edge = len(quote) - len(quote.lstrip(" \n\u00a0*`"))
-    assert citation.start == 1_000 + start + edge
-    assert citation.quote == quote.strip(" \n\u00a0*`") == text[citation.start - 1_000 : citation.end - 1_000]
+    assert citation.start == 1_000 + start
+    assert citation.quote == quote.rstrip(" \n\u00a0*`") == text[citation.start - 1_000 : citation.end - 1_000]
     assert reader.text == "Said. [1]"
+
+
+@pytest.mark.parametrize("quote", ["rivers", "rivers run", "e", ""])
+def test_a_few_words_prove_nothing(quote: str) -> None:
+    """Words that stand in almost any passage are no evidence, though they stand there."""
+    reader, _ = read([f'It was dug in 1850 [1: "{quote}"].'], RIVERS)
+    assert (reader.citations, [refused.fault for refused in reader.rejected]) == ([], ["fabricated"])
 
 
 @given(pieces=st.lists(PIECES, max_size=12), cuts=st.lists(st.integers(min_value=1, max_value=80), max_size=12))
@@ -110,14 +118,14 @@ def test_what_is_left_of_a_refused_marker_makes_no_new_one(said: str) -> None:
     ("marker", "quote", "fault"),
     [
         (1, "rivers never run dry", "fabricated"),
-        (0, "rivers run", "fabricated"),
-        (3, "rivers run", "fabricated"),
+        (0, "rivers run to", "fabricated"),
+        (3, "rivers run to", "fabricated"),
         (1, "", "fabricated"),
         (1, "*`*", "fabricated"),
-        (1, "ALL RIVERS", "fabricated"),
+        (1, "ALL RIVERS RUN", "fabricated"),
         (1, "rivers ... dry", "fabricated"),
         (1, "...", "fabricated"),
-        (1, "never full", "misattributed"),
+        (1, "is never full", "misattributed"),
         (2, "rivers run to the sea", "misattributed"),
         (1, "All rivers ... the sea", "stitched"),
         (1, "the sea \u2026 rivers run", "stitched"),
@@ -130,8 +138,8 @@ def test_each_fault_is_named(marker: int, quote: str, fault: str) -> None:
 
 def test_a_citation_says_where_its_words_stand() -> None:
     """It carries the passage's identity and offsets into the whole document."""
-    reader, _ = read(['Water flows. [1: "rivers run"]'], RIVERS)
-    assert reader.citations == [Citation(1, 1, "1.md", "Document 1", "Heading", "rivers run", 104, 114)]
+    reader, _ = read(['Water flows. [1: "rivers run to"]'], RIVERS)
+    assert reader.citations == [Citation(1, 1, "1.md", "Document 1", "Heading", "rivers run to", 104, 117)]
 
 
 def test_a_refused_citation_leaves_the_text_without_a_number() -> None:
@@ -152,7 +160,7 @@ def test_a_bare_marker_cites_what_was_said_since_the_last_one() -> None:
 
 def test_a_place_cited_twice_has_one_number() -> None:
     """Numbers count the places in order of appearance, whatever the passages were called in the prompt."""
-    said = 'A [2: "never full"] b [1: "rivers run"] c [2: "never full"] d [1: "the sea"].'
+    said = 'A [2: "is never full"] b [1: "rivers run to"] c [2: "is never full"] d [1: "to the sea"].'
     reader, _ = read([said], RIVERS)
     assert reader.text == "A [1] b [2] c [1] d [3]."
     assert [citation.marker for citation in reader.citations] == [1, 2, 3]
@@ -213,7 +221,7 @@ def test_a_marker_after_an_unfinished_one_still_counts() -> None:
 @pytest.mark.parametrize("step", [1, 700, 10_000])
 def test_a_quote_that_is_never_closed_does_not_hold_back_the_rest(step: int) -> None:
     """After 2,000 characters it is text, and reading goes on, however the text was cut."""
-    said = f'Word [1: "{"x" * 2_500} [1: "rivers run"] end'
+    said = f'Word [1: "{"x" * 2_500} [1: "rivers run to"] end'
     reader = CitationReader(RIVERS)
     events = [event for at in range(0, len(said), step) for event in reader.feed(said[at : at + step])]
     assert len([event for event in events if isinstance(event, Citation)]) == 1

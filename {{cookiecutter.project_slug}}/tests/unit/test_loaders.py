@@ -254,3 +254,10 @@ def test_the_source_is_relative_below_the_working_directory(tmp_path: Path, monk
     assert load_file(Path("a.md"), max_bytes=100).source == "a.md"
     assert load_file(inside, max_bytes=100).source == "a.md"
     assert load_file(outside, max_bytes=100).source == outside.resolve().as_posix()
+
+
+@pytest.mark.parametrize("data", [b"QUJD" * 20_000, b"A whole book on one line. " * 20_000])
+def test_what_would_cost_the_splitter_minutes_is_refused(data: bytes) -> None:
+    """Encoded data and endless lines are no text; the message says what to do."""
+    with pytest.raises(UnsupportedDocument, match="break it up"):
+        load_bytes(data, source="long.txt", max_bytes=1_000_000)

@@ -25,7 +25,7 @@ AnyEvent = TypeAdapter[Event](Event)
 class Question(BaseModel):
     """What is asked. With `stream` the answer comes as events: delta, citation, rejected, then answer or error."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"question": "What does k1 do in BM25?"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"question": "What does a circuit breaker do?"}]})
 
     question: str
     stream: bool = False

@@ -12,11 +12,8 @@ def upgrade() -> None:
         CREATE TABLE documents (
             id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             tenant text NOT NULL,
-            source text NOT NULL,
-            title text NOT NULL,
-            media_type text NOT NULL,
-            content_hash text NOT NULL,
-            text text NOT NULL,
+            source text NOT NULL, title text NOT NULL, media_type text NOT NULL,
+            content_hash text NOT NULL, text text NOT NULL,
             created_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT documents_tenant_source_key UNIQUE (tenant, source)
         )""")
@@ -25,11 +22,8 @@ def upgrade() -> None:
             id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             tenant text NOT NULL,
             document_id bigint NOT NULL REFERENCES documents ON DELETE CASCADE,
-            ordinal integer NOT NULL,
-            start_char integer NOT NULL,
-            end_char integer NOT NULL,
-            heading text NOT NULL,
-            text text NOT NULL,
+            ordinal integer NOT NULL, start_char integer NOT NULL, end_char integer NOT NULL,
+            heading text NOT NULL, text text NOT NULL,
             length integer NOT NULL DEFAULT 0,
             -- no dimension here: the index stamp says which model, and with it how many
             embedding halfvec NOT NULL,
@@ -56,19 +50,12 @@ def upgrade() -> None:
         CREATE TABLE answers (
             id uuid PRIMARY KEY,
             tenant text NOT NULL,
-            question text NOT NULL,
-            text text NOT NULL,
-            abstained boolean NOT NULL,
-            model text NOT NULL,
-            prompt_hash text NOT NULL,
-            input_tokens integer NOT NULL,
-            output_tokens integer NOT NULL,
-            usage_estimated boolean NOT NULL,
+            question text NOT NULL, text text NOT NULL, abstained boolean NOT NULL,
+            model text NOT NULL, prompt_hash text NOT NULL,
+            input_tokens integer NOT NULL, output_tokens integer NOT NULL, usage_estimated boolean NOT NULL,
             cost_nanousd bigint,
             latency_ms integer NOT NULL,
-            citations jsonb NOT NULL,
-            rejected jsonb NOT NULL,
-            passages jsonb NOT NULL,
+            citations jsonb NOT NULL, rejected jsonb NOT NULL, passages jsonb NOT NULL,
             created_at timestamptz NOT NULL DEFAULT now()
         )""")
     op.execute("COMMENT ON COLUMN answers.cost_nanousd IS '1e-9 US dollars; null where the price is unknown'")
