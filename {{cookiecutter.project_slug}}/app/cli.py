@@ -218,7 +218,7 @@ def _source_line(citation: Citation) -> str:
 
 async def _evaluate(dataset: Path, documents: list[Path], split: str, thresholds: Path, reports: Path) -> int:
     from app.evals import gate, report, runner  # noqa: PLC0415  # half a second that other commands do not need
-    from app.evals.dataset import load_dataset  # noqa: PLC0415
+    from app.evals.dataset import load_dataset  # noqa: PLC0415  # as above
 
     if split not in {"tune", "gate", "all"}:
         raise InvalidInput(f"--split is {split!r}; it can be tune, gate or all")
@@ -237,8 +237,8 @@ async def _evaluate(dataset: Path, documents: list[Path], split: str, thresholds
 
 
 async def _tune(dataset: Path, documents: list[Path]) -> None:
-    from app.evals.dataset import load_dataset  # noqa: PLC0415
-    from app.evals.tune import sweep  # noqa: PLC0415
+    from app.evals.dataset import load_dataset  # noqa: PLC0415  # slow, and only here
+    from app.evals.tune import sweep  # noqa: PLC0415  # slow, and only here
 
     cases = load_dataset(dataset, "tune")
     async with _opened() as (database, gateway, settings):

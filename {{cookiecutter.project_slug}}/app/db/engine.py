@@ -134,7 +134,7 @@ async def migrate(url: str) -> None:
 
 def _upgrade(url: str) -> None:
     from alembic import command  # noqa: PLC0415  # slow to import and needed once
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415  # as above
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))

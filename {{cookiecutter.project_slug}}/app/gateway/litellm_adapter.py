@@ -42,7 +42,7 @@ def load() -> Any:  # litellm ships no usable types; this module is the fence ar
             os.environ["LITELLM_MODE"] = "PRODUCTION"
             gc.disable()  # it makes so many objects that collecting during the import costs a quarter of it
             try:
-                import litellm  # noqa: PLC0415
+                import litellm  # noqa: PLC0415  # seconds of import
             finally:
                 gc.enable()
             gc.freeze()  # they stay as long as the process, and looking at them again costs a second when it ends
@@ -194,7 +194,7 @@ def _cost(deployment: Deployment, usage: Usage) -> int | None:
 def _offline_handler(litellm: Any) -> Any:  # the base class exists only once litellm is loaded
     """The offline models in the shape in which litellm takes a provider."""
 
-    class OfflineModels(litellm.CustomLLM):  # type: ignore[misc]
+    class OfflineModels(litellm.CustomLLM):  # type: ignore[misc]  # an untyped base
         async def acompletion(self, **call: Any) -> Any:
             text = await asyncio.to_thread(_extract, call)
             reply = call["model_response"]

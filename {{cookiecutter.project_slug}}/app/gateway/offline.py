@@ -21,7 +21,7 @@ from app.prompts.fence import FencedPassage, read_fences
 from app.types import Message
 
 ABSTENTION = "NOT IN THE DOCUMENTS"
-# How a sentence's score is made up; fitted on the tune split, see docs/howto/tune-abstention.md.
+# How a sentence's score is made up: round numbers chosen by hand, see docs/howto/tune-abstention.md.
 IN_SENTENCE, IN_PASSAGE, IN_MEANING, IN_RANK = 0.3, 0.3, 0.4, 0.1
 UNKNOWN_NAME, NO_FIGURE = 0.2, 0.1
 # Nobody matches all of a long question: this many terms are enough for a full share.

@@ -157,7 +157,7 @@ def _first_heading(markdown: str) -> str:
 def _load_html(data: bytes) -> tuple[str, str]:
     """HTML as Markdown, without what is not content."""
     from bs4 import BeautifulSoup, ProcessingInstruction  # noqa: PLC0415  # only HTML needs it
-    from markdownify import MarkdownConverter  # noqa: PLC0415
+    from markdownify import MarkdownConverter  # noqa: PLC0415  # as above
 
     page = BeautifulSoup(_load_text(data)[1], "html.parser")
     title = page.title.get_text() if page.title else ""

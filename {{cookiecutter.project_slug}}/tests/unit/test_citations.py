@@ -133,7 +133,7 @@ def test_what_is_left_of_a_refused_marker_makes_no_new_one(said: str) -> None:
 )
 def test_each_fault_is_named(marker: int, quote: str, fault: str) -> None:
     """Invented words, the wrong passage, and pieces put together are told apart."""
-    assert check(marker, quote, RIVERS) == RejectedCitation(marker, quote, fault)  # type: ignore[arg-type]
+    assert check(marker, quote, RIVERS) == RejectedCitation(marker, quote, fault)  # type: ignore[arg-type]  # parametrized
 
 
 def test_a_citation_says_where_its_words_stand() -> None:
