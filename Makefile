@@ -1,6 +1,6 @@
 # Every command of the template; `make` lists them. CI and the docs call only these.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure corpus-pdf clean
+.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure bench-gateway soak-gateway corpus-pdf clean
 
 # uv is used where it is installed, and installed into .uv/ where it is not; hooks find it on the PATH.
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
@@ -67,6 +67,15 @@ tested-set: uv.lock ## Lock a default project anew and write its list into the t
 
 measure: uv.lock ## Measure the figures of docs/performance.md; minutes
 	@$(RUN) python tools/measure.py
+
+# These tools need the project's packages: they run with its Python, in its folder, and find themselves in this one.
+WITH_TOOLS = $(subst PYTHONPATH=.,PYTHONPATH=.:$(CURDIR),$(IN_PLACE))/python
+
+bench-gateway: $(DEFAULT)/.venv/made ## Measure what the gateway costs over bare litellm; three minutes
+	@$(WITH_TOOLS) -m tools.bench_gateway
+
+soak-gateway: $(DEFAULT)/.venv/made ## Make 10,000 calls while a third of what providers do is wrong; minutes
+	@$(WITH_TOOLS) -m tools.soak_gateway
 
 corpus-pdf: uv.lock ## Make the PDF articles of the corpus from tools/corpus_pdf
 	@$(RUN) python tools/make_corpus_pdf.py

@@ -10,10 +10,18 @@ AppError                        500
 |-- NoDocuments                 409
 |-- IndexMismatch               409
 |-- DatabaseUnavailable         503
+|-- BudgetExceeded              429
 `-- ProviderError               502
-    |-- ProviderRejected        502   (our request or our key: another try cannot help)
+    |-- ProviderRejected        502   (our request: another try cannot help)
+    |-- ProviderMisconfigured   502   (our key, or our model's name)
+    |-- ProviderGarbled         502   (200, but not an answer)
+    |-- AnswerCut               502   (the beginning of an answer was shown already)
+    |-- InvalidOutput           502   (not what the schema demands, after all repairs)
+    |-- ContentFiltered         400
+    |-- ContextTooLong          400
     |-- ProviderRateLimited     503
     |-- ProviderUnavailable     503
+    |-- DeploymentBusy          503   (our own limits: the breaker, or calls at a time)
     `-- DeadlineExceeded        504
 ```
 
@@ -85,36 +93,93 @@ class DatabaseUnavailable(AppError):
     status = 503
 
 
-class ProviderError(AppError):
-    """The model provider failed."""
+class BudgetExceeded(AppError):
+    """The budget for today is used up."""
 
-    status = 502
-    retryable = False
+    status = 429
 
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
 
 
+class ProviderError(AppError):
+    """The model provider failed.
+
+    `detail` says more: the model, the status and what the provider said, for a log or a terminal. Clients over HTTP
+    get the class's own sentence. `retry_after` is in seconds.
+    """
+
+    status = 502
+
+    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+    @property
+    def public(self) -> str:
+        """What somebody may know who does not run the application."""
+        return inspect.cleandoc(self.__doc__ or "").partition("\n")[0]
+
+
 class ProviderRejected(ProviderError):
-    """The model provider refused the request: look at the model's name, the key and the parameters."""
+    """The model provider refused the request."""
+
+
+class ProviderMisconfigured(ProviderError):
+    """The model provider does not accept this application's key, or does not know its model."""
+
+
+class ProviderGarbled(ProviderError):
+    """The model provider answered with something that is no answer."""
+
+
+class AnswerCut(ProviderError):
+    """The answer broke off before its end; what came so far is not the whole of it."""
+
+
+class InvalidOutput(ProviderError):
+    """The model did not write what was asked for, not even after its mistakes were shown to it.
+
+    `raw` is the last thing that it did write.
+    """
+
+    def __init__(self, detail: str = "", *, raw: str = "") -> None:
+        super().__init__(detail)
+        self.raw = raw
+
+
+class ContentFiltered(ProviderError):
+    """The model provider's content filter refused this text."""
+
+    status = 400
+
+
+class ContextTooLong(ProviderError):
+    """This is more text than the model can read at once."""
+
+    status = 400
 
 
 class ProviderRateLimited(ProviderError):
     """The model provider asks for fewer requests."""
 
     status = 503
-    retryable = True
 
 
 class ProviderUnavailable(ProviderError):
     """The model provider cannot be reached, or failed on its side."""
 
     status = 503
-    retryable = True
+
+
+class DeploymentBusy(ProviderError):
+    """No model is free for this request at the moment."""
+
+    status = 503
 
 
 class DeadlineExceeded(ProviderError):
-    """The model did not answer within DEADLINE_SECONDS."""
+    """The model did not answer in time."""
 
     status = 504

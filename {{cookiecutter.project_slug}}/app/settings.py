@@ -6,7 +6,7 @@ Refuses what would be unsafe in production. Knows nothing of what the settings a
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -15,11 +15,54 @@ from app.errors import ConfigurationError
 MEGABYTE = 1_000_000
 
 
+class DeploymentSettings(BaseModel):
+    """One model at one endpoint; the field `api_key` of `chat` is the variable CHAT_API_KEY."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    model: str = Field(description="provider/model, as litellm names it")
+    api_key: SecretStr | None = None
+    api_base: str | None = Field(None, description="for Ollama, Azure and OpenAI-compatible servers")
+    api_version: str | None = Field(None, description="for Azure")
+    input_price: float | None = Field(None, ge=0, description="USD per million tokens, where litellm knows none")
+    cached_input_price: float | None = Field(None, ge=0, description="empty: as INPUT_PRICE")
+    output_price: float | None = Field(None, ge=0)
+    context_tokens: int | None = Field(None, ge=1, description="what it reads at once; empty: as litellm knows")
+    max_concurrency: int = Field(64, ge=1, description="calls at a time, from one process")
+    timeout_seconds: float = Field(30, gt=0, description="for the reply; of a stream, for its first token")
+    idle_seconds: float = Field(15, gt=0, description="the longest silence in a stream")
+    json_schema: bool | None = Field(None, description="takes a JSON schema; empty: as litellm knows")
+    images: bool | None = Field(None, description="takes images; empty: as litellm knows")
+    audio: bool | None = Field(None, description="takes audio; empty: as litellm knows")
+
+
+class ChatSettings(DeploymentSettings):
+    """What answers when nothing is set: offline, by quoting."""
+
+    model: str = "offline/extractive"
+
+
+class EmbeddingSettings(DeploymentSettings):
+    """What embeds when nothing is set: offline, static vectors."""
+
+    model: str = "offline/static"
+
+
 class Settings(BaseSettings):
-    """Each field is one environment variable of the same name in capitals; `.env.example` shows them all."""
+    """Each field is one environment variable of the same name in capitals; `.env.example` shows them all.
+
+    A field that holds DeploymentSettings is a role, and its fields are variables that begin with its name. A number
+    at its end makes it the next choice of the role: `chat_2` is asked where `chat` fails.
+    """
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+        env_file=".env",
+        env_ignore_empty=True,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     app_name: str = "AI app"
@@ -31,18 +74,27 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Path(".data")
 
-    chat_model: str = Field("offline/extractive", description="provider/model, as litellm names it")
-    chat_api_key: SecretStr | None = None
-    chat_api_base: str | None = Field(None, description="for Ollama, Azure and OpenAI-compatible servers")
-    chat_api_version: str | None = Field(None, description="for Azure")
-    embedding_model: str = "offline/static"
-    embedding_api_key: SecretStr | None = None
-    embedding_api_base: str | None = None
-    embedding_api_version: str | None = None
+    chat: ChatSettings = ChatSettings()
+    chat_2: DeploymentSettings | None = None
+    chat_3: DeploymentSettings | None = None
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    embedding_2: DeploymentSettings | None = None
+    judge: DeploymentSettings | None = None
 
-    deadline_seconds: float = Field(60, gt=0, description="for one model call, its retries included")
-    max_attempts: int = Field(3, ge=1, le=10, description="tries of one model call before giving up")
+    deadline_seconds: float = Field(60, gt=0, description="for one answer: all of its calls, retries and waits")
+    max_attempts: int = Field(3, ge=1, le=10, description="tries of one deployment before the next is asked")
     max_output_tokens: int = Field(800, ge=1)
+    max_repairs: int = Field(2, ge=0, le=5, description="how often a model is shown what was wrong with its JSON")
+    breaker_failures: int = Field(5, ge=1, description="failures in a row after which a deployment is left alone")
+    breaker_seconds: float = Field(30, gt=0, description="for so long")
+
+    tenant_budget_usd: float | None = Field(None, ge=0, description="per tenant and day (UTC); empty: no limit")
+    key_budget_usd: float | None = Field(None, ge=0, description="per API key and day (UTC); empty: no limit")
+    cache_mode: Literal["off", "on", "read_only", "write_only"] = "off"
+    cache_seconds: int = Field(3_600, ge=1, description="how old a cached completion may be")
+    semantic_cache_max_false_hits: float = Field(
+        0.01, ge=0, le=1, description="above this measured share a semantic cache does not switch on"
+    )
 
     passages: int = Field(10, ge=1, le=50, description="how many passages the model reads")
     candidates: int = Field(50, ge=1, le=1000, description="how many each retriever may propose")
@@ -52,6 +104,7 @@ class Settings(BaseSettings):
 
     max_question_characters: int = Field(4_000, ge=1)
     max_document_bytes: int = Field(20 * MEGABYTE, ge=1)
+    max_attachment_bytes: int = Field(10 * MEGABYTE, ge=1, description="of an image or a sound in a message")
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
@@ -78,6 +131,6 @@ def load_settings(**overrides: object) -> Settings:
 
 def _line(error: ErrorDetails) -> str:
     """`VARIABLE: what is wrong`, or the bare message where it concerns more than one variable."""
-    variable = ".".join(map(str, error["loc"])).upper()
+    variable = "_".join(map(str, error["loc"])).upper()
     message = error["msg"].removeprefix("Value error, ")
     return f"{variable}: {message}" if variable else message

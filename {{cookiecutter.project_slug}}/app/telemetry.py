@@ -10,20 +10,19 @@ from typing import Any
 
 import structlog
 
+from app.gateway.deployments import secrets
 from app.gateway.redaction import redact
 from app.settings import Settings
 
 
 def configure_logging(settings: Settings) -> None:
     """Set up structlog, and send what libraries log through the same door to standard error."""
-    secrets = [
-        secret.get_secret_value()
-        for secret in (settings.chat_api_key, settings.embedding_api_key, settings.database_url)
-        if secret
-    ]
+    known = secrets(settings)
+    if settings.database_url is not None:
+        known.append(settings.database_url.get_secret_value())
 
     def mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return {name: _masked(value, secrets) for name, value in event.items()}
+        return {name: _masked(value, known) for name, value in event.items()}
 
     production = settings.environment == "production"
     shared: list[structlog.typing.Processor] = [

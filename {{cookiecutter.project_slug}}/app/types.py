@@ -4,11 +4,14 @@ This module knows nothing of databases, models or HTTP; every step knows this mo
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal
+
+DEFAULT_TENANT = "default"
 
 Fault = Literal["fabricated", "misattributed", "stitched"]
-Message = dict[str, str]
-"""A chat message as providers take it: `{"role": ..., "content": ...}`."""
+Message = dict[str, Any]
+"""A chat message as providers take it: `{"role": ..., "content": text or a list of parts}`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +77,29 @@ class RejectedCitation:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call; `estimated` when the provider did not count them."""
+    """Tokens of one call; `cached_tokens` are a part of the input, `estimated` where the provider did not count."""
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
     estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function the model wants called; `arguments` is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """A model's whole reply. `cost_nanousd` is in 1e-9 US dollars; None means that the price is unknown."""
+    """A model's whole reply. `cost_nanousd` is in 1e-9 US dollars; None means that the price is unknown.
+
+    `cached` names the cache it came from; then it cost nothing, and `saved_nanousd` is what it cost before.
+    """
 
     text: str
     model: str
@@ -91,6 +107,20 @@ class Completion:
     usage: Usage
     cost_nanousd: int | None
     notice: str = ""
+    refusal: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    cached: Literal["", "exact", "semantic"] = ""
+    saved_nanousd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector per text, in order."""
+
+    vectors: list[list[float]]
+    model: str
+    usage: Usage
+    cost_nanousd: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +128,57 @@ class TextDelta:
     """A piece of an answer's text, ready to show."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of the tool call number `index`; id and name come with its first piece."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of one deployment, as the ledger keeps it.
+
+    `outcome` is "ok", "cancelled" or the kind of the failure, and `detail` what is known of it, without secrets. The
+    cost is in 1e-9 US dollars: None means that the price is unknown, and 0 that nothing was to be paid. `reservation`
+    is what the budget set aside for this attempt and takes back when the attempt is written.
+    """
+
+    model: str
+    outcome: str
+    started_at: datetime
+    duration_ms: int
+    usage: Usage = Usage()
+    cost_nanousd: int | None = 0
+    partial: bool = False
+    first_token_ms: int | None = None
+    detail: str = ""
+    reservation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """One call of the gateway with all its attempts: what was asked of which role, for whom, and how it ended.
+
+    `outcome` is "ok", "cancelled" or the code of the error that the caller got.
+    """
+
+    id: str
+    request_id: str
+    tenant: str
+    api_key_id: str
+    role: str
+    outcome: str
+    started_at: datetime
+    duration_ms: int
+    cached: Literal["", "exact", "semantic"] = ""
+    saved_nanousd: int | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,10 @@ from app.settings import Settings
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}  # noqa: S104  # compared, not bound
 PROJECT = Path(__file__).parent.parent
+EVERY_TABLE = (
+    *("documents", "index_stamps", "answers", "inferences", "budget_accounts", "budget_reservations"),
+    *("completions_cache", "semantic_cache", "semantic_cache_routes"),
+)
 
 hypothesis_settings.register_profile("project", derandomize=True, database=None, deadline=None, max_examples=60)
 hypothesis_settings.load_profile("project")
@@ -36,8 +40,9 @@ def _stay_on_loopback(event: str, arguments: tuple[Any, ...]) -> None:
 def pytest_configure() -> None:
     """Close the network before anything is imported, and hide the developer's own settings."""
     sys.addaudithook(_stay_on_loopback)
-    for name in Settings.model_fields:
-        os.environ.pop(name.upper(), None)
+    for name in list(os.environ):
+        if any(name.lower() == field or name.lower().startswith(f"{field}_") for field in Settings.model_fields):
+            os.environ.pop(name)
     Settings.model_config["env_file"] = None
 
 
@@ -66,7 +71,7 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
     """An empty database."""
     async with connect(migrated_url) as connected:
         async with connected.transaction() as connection:
-            await connection.execute(text("TRUNCATE documents, index_stamps, answers CASCADE"))
+            await connection.execute(text(f"TRUNCATE {', '.join(EVERY_TABLE)} CASCADE"))
         yield connected
 
 

@@ -16,9 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import routes
 from app.api.deps import Services
+from app.api.disconnect import StopWhenClientLeaves
 from app.api.errors import add_error_handlers
 from app.db.engine import open_database
-from app.gateway.gateway import Gateway
+from app.gateway.deployments import resolve
+from app.gateway.gateway import open_gateway, warm
 from app.settings import Settings, load_settings
 from app.telemetry import configure_logging
 
@@ -35,11 +37,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or load_settings()
     configure_logging(settings)
-    gateway = Gateway(settings)
+    resolve(settings)  # a wrong model is told before anything starts
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_database(settings) as database:
+        async with open_database(settings) as database, open_gateway(settings, database) as gateway:
             services = app.state.services = Services(settings, database, gateway)
             warming = asyncio.create_task(_warm(services))
             yield
@@ -54,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.add_middleware(BodyLimit, most_bytes=settings.max_document_bytes + MULTIPART_OVERHEAD)
+    app.add_middleware(StopWhenClientLeaves)
     add_error_handlers(app)
     for module in pkgutil.iter_modules(routes.__path__):
         app.include_router(importlib.import_module(f"{routes.__name__}.{module.name}").router)
@@ -89,7 +92,7 @@ class BodyLimit:
 async def _warm(services: Services) -> None:
     """Load models while the server already answers liveness; readiness waits for it."""
     try:
-        await services.gateway.warm()
+        await warm()
     except Exception:
         log.exception("the models could not be loaded; the server will not become ready")
     else:

@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from app.errors import ConfigurationError, DatabaseUnavailable
 from app.settings import Settings
+from app.types import DEFAULT_TENANT
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-DEFAULT_TENANT = "default"
 UNDEFINED_TABLE = "42P01"
 
 

@@ -10,11 +10,14 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -87,4 +90,81 @@ answers = Table(
     *_required(JSONB, "citations", "rejected", "passages"),
     _created(),
     Index("answers_tenant_created", "tenant", "created_at"),
+)
+
+inferences = Table(
+    "inferences",
+    metadata,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    *_required(Text, "request_id", "tenant", "api_key_id", "role", "outcome", "cached"),
+    Column("saved_nanousd", BigInteger),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    *_required(Integer, "duration_ms"),
+    Index("inferences_started", "started_at"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("inference_id", ForeignKey("inferences.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    *_required(Text, "model", "outcome", "detail"),
+    *_required(Boolean, "partial", "estimated"),
+    *_required(Integer, "input_tokens", "output_tokens", "cached_tokens"),
+    Column("cost_nanousd", BigInteger, comment="1e-9 US dollars; null where it is unknown"),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    *_required(Integer, "duration_ms"),
+    Column("first_token_ms", Integer),
+)
+
+budget_accounts = Table(
+    "budget_accounts",
+    metadata,
+    Column("scope", Text, primary_key=True, comment="tenant:NAME or key:ID"),
+    Column("day", Date, primary_key=True),
+    Column("spent_nanousd", BigInteger, nullable=False, server_default="0"),
+    Column("unpriced", Integer, nullable=False, server_default="0", comment="attempts whose cost is unknown"),
+)
+
+budget_reservations = Table(
+    "budget_reservations",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    *_required(Date, "day"),
+    *_required(BigInteger, "amount_nanousd"),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+)
+
+completions_cache = Table(
+    "completions_cache",
+    metadata,
+    Column("key", Text, primary_key=True),
+    *_required(Text, "tenant"),
+    *_required(LargeBinary, "completion"),
+    _created(),
+    Index("completions_cache_created", "created_at"),
+)
+
+# Of the installation, not of a tenant: what was measured is the embedding model. A row is the route's switch.
+semantic_cache_routes = Table(
+    "semantic_cache_routes",
+    metadata,
+    Column("route", Text, primary_key=True),
+    *_required(Text, "embedding_model", "dataset_hash"),
+    *_required(Double, "threshold", "false_hit_rate", "false_hit_rate_at_most"),
+    *_required(Integer, "pairs"),
+    Column("measured_at", DateTime(timezone=True), nullable=False),
+)
+
+semantic_cache = Table(
+    "semantic_cache",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    *_required(Text, "tenant", "route", "scope_hash", "question"),
+    Column("embedding", HALFVEC(), nullable=False),
+    *_required(LargeBinary, "payload"),
+    _created(),
+    Index("semantic_cache_scope", "tenant", "route", "scope_hash"),
+    Index("semantic_cache_created", "created_at"),
 )

@@ -120,8 +120,8 @@ async def run(
     return Run(
         dataset=dataset.name,
         dataset_hash=dataset.content_hash,
-        chat_model=settings.chat_model,
-        embedding_model=settings.embedding_model,
+        chat_model=settings.chat.model,
+        embedding_model=settings.embedding.model,
         prompt_hash=load_prompt("answer").content_hash,
         results=tuple(done[case.id] for case in dataset.cases),
     )

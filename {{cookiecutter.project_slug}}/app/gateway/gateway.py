@@ -1,119 +1,287 @@
-"""The one loop every model call goes through: deadline, attempts, back-off. Start reading here.
+"""The one loop every model call goes through: `_first_success`. Start reading there.
 
-litellm translates (`litellm_adapter.py`); policy is ours, in `_attempt`. Knows nothing of prompts or documents.
+litellm translates (`litellm_adapter.py`); policy is ours: what follows from a failure stands in one table
+(`failures.py`), what protects a deployment in `guard.py`, money in `ledger.py`, repeated questions in `cache.py`.
+Knows nothing of prompts or documents.
 """
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
-from app.errors import DeadlineExceeded, ProviderError
-from app.gateway import litellm_adapter
+import structlog
+
+from app.db.engine import Database
+from app.errors import AppError, ConfigurationError, InvalidInput
+from app.gateway import litellm_adapter, parts
+from app.gateway.cache import Cache, Flight
+from app.gateway.context import CallContext
 from app.gateway.deployments import Deployment, Role, resolve
+from app.gateway.failures import ALARMING, Failure
+from app.gateway.guard import Guard
+from app.gateway.inference import Event, OpenAttempt, OpenInference
+from app.gateway.ledger import Ledger
+from app.gateway.prices import NANO, estimate_tokens, largest_usage
+from app.gateway.timers import timed
 from app.settings import Settings
-from app.types import Completion, Message, TextDelta
+from app.types import DEFAULT_TENANT, Completion, Embeddings, Message, TextDelta, ToolCallDelta, Usage
 
+log = structlog.get_logger(__name__)
 EMBEDDING_BATCH = 128
-FIRST_PAUSE_SECONDS = 0.25
+TAKES = {"image": "images", "audio": "audio"}
 
-Result = TypeVar("Result")
-Event = TextDelta | Completion
+ChatEvent = TextDelta | ToolCallDelta | Completion
+Call = Callable[[Deployment], AsyncGenerator[Event]]
+"""One attempt at one deployment: its events, the whole reply last."""
 
 
 class Gateway:
-    """Calls the deployment of a role until it answers, the attempts are used up, or the deadline has come."""
+    """Calls the deployments of a role in order until one answers, or nothing is worth trying, or time is up."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises ConfigurationError where a deployment cannot work."""
-        self._settings = settings
-        self._deployments = resolve(settings)
-
-    def deployment(self, role: Role) -> Deployment:
-        """What plays this role."""
-        return self._deployments[role]
-
-    async def warm(self) -> None:
-        """Load what the first call would have to load, seconds of it, off the event loop."""
-        await asyncio.to_thread(litellm_adapter.load)
-
-    async def complete(self, messages: list[Message]) -> Completion:
-        """The chat role's whole reply.
+    def __init__(self, settings: Settings, *, ledger: Ledger | None = None, cache: Cache | None = None) -> None:
+        """Without a ledger nothing is written down and no budget holds; see `open_gateway`.
 
         Raises:
-            ProviderError: the last attempt's error, or DeadlineExceeded.
+            ConfigurationError: a deployment cannot work as it is set.
 
         """
-        chat = self._deployments["chat"]
-        return await self._attempt(chat, lambda left: litellm_adapter.complete(chat, messages, **self._options(left)))
+        self.settings = settings
+        self._ledger = ledger
+        self._cache = cache
+        self._guards = {
+            role: [Guard(deployment, settings.breaker_failures, settings.breaker_seconds) for deployment in deployments]
+            for role, deployments in resolve(settings).items()
+        }
 
-    async def stream(self, messages: list[Message]) -> AsyncGenerator[Event]:
-        """The chat role's reply in pieces, then whole. Only a stream that has not begun is tried again.
+    def deployments(self, role: Role = "chat") -> tuple[Deployment, ...]:
+        """Who plays this role, first choice first.
 
         Raises:
-            ProviderError: the last attempt's error, or DeadlineExceeded; also in the middle of the stream.
+            ConfigurationError: nobody does.
 
         """
-        chat = self._deployments["chat"]
-        ends = asyncio.get_running_loop().time() + self._settings.deadline_seconds
+        if role not in self._guards:
+            raise ConfigurationError(f"no model plays the role {role}: set {role.upper()}_MODEL")
+        return tuple(guard.deployment for guard in self._guards[role])
 
-        async def begin(left: float) -> tuple[Event, AsyncGenerator[Event]]:
-            events = litellm_adapter.stream(chat, messages, **self._options(left))
-            return await anext(events), events
+    def context(
+        self, *, tenant: str = DEFAULT_TENANT, api_key_id: str = "", seconds: float | None = None
+    ) -> CallContext:
+        """A context for one answer, which must be there after `seconds`; DEADLINE_SECONDS by default."""
+        given = self.settings.deadline_seconds if seconds is None else seconds
+        return CallContext(asyncio.get_running_loop().time() + given, tenant, api_key_id)
 
-        first, rest = await self._attempt(chat, begin)
-        async with aclosing(rest):
-            yield first
-            while True:
-                try:
-                    async with asyncio.timeout_at(ends):
-                        event = await anext(rest)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError:
-                    raise DeadlineExceeded from None
+    async def complete(
+        self,
+        messages: list[Message],
+        *,
+        role: Role = "chat",
+        context: CallContext | None = None,
+        parameters: dict[str, Any] | None = None,
+        accept: Callable[[Completion], bool] = lambda _: True,
+    ) -> Completion:
+        """The whole reply. `parameters` have OpenAI's names; what `accept` refuses is returned, but never cached.
+
+        Raises:
+            ProviderError: of the kind that the table in `failures.py` names.
+            BudgetExceeded: nothing is left for today.
+            InvalidInput: a message is none, or holds what no deployment of the role takes.
+
+        """
+        asked = self._chat(
+            litellm_adapter.complete, messages, role=role, context=context, parameters=parameters, accept=accept
+        )
+        async with aclosing(asked) as events:
+            [completion] = [event async for event in events if isinstance(event, Completion)]
+        return completion
+
+    async def stream(
+        self,
+        messages: list[Message],
+        *,
+        role: Role = "chat",
+        context: CallContext | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> AsyncGenerator[ChatEvent]:
+        """The reply in pieces, then whole. Raises as `complete`; after the first piece nobody else is asked."""
+        asked = self._chat(litellm_adapter.stream, messages, role=role, context=context, parameters=parameters)
+        async with aclosing(asked) as events:
+            async for event in events:
                 yield event
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """One vector per text, in order, from the embedding role."""
-        embedding = self._deployments["embedding"]
+    async def embed(
+        self, texts: list[str], *, role: Role = "embedding", context: CallContext | None = None
+    ) -> list[list[float]]:
+        """One vector per text, in order. Raises as `complete`."""
+        context = context or self.context()
         vectors: list[list[float]] = []
         for start in range(0, len(texts), EMBEDDING_BATCH):
             batch = texts[start : start + EMBEDDING_BATCH]
-            vectors += await self._attempt(embedding, partial(_embed, embedding, batch))
+            largest = Usage(sum(map(estimate_tokens, batch)))
+            inference = OpenInference(role, context, self.deployments(role), largest)
+            events = self._first_success(inference, partial(litellm_adapter.embed, texts=batch))
+            with self._recorded(inference):
+                async with aclosing(events):
+                    vectors += [v async for event in events if isinstance(event, Embeddings) for v in event.vectors]
         return vectors
 
-    def _options(self, seconds_left: float) -> dict[str, float | int]:
-        return {"timeout": seconds_left, "max_tokens": self._settings.max_output_tokens, "temperature": 0}
+    async def _chat(
+        self,
+        call: Callable[..., AsyncGenerator[Event]],
+        messages: list[Message],
+        *,
+        role: Role,
+        context: CallContext | None,
+        parameters: dict[str, Any] | None,
+        accept: Callable[[Completion], bool] = lambda _: True,
+    ) -> AsyncGenerator[ChatEvent]:
+        """From the cache, or else from the loop."""
+        context = context or self.context()
+        given = {"temperature": 0, "max_tokens": self.settings.max_output_tokens} | (parameters or {})
+        needed = parts.check(messages, most_bytes=self.settings.max_attachment_bytes)
+        largest = largest_usage(messages, given.get("max_completion_tokens") or given["max_tokens"])
+        inference = OpenInference(role, context, self.deployments(role), largest, needed)
+        with self._recorded(inference):
+            async with self._flight(inference, messages, given) as flight:
+                if flight.hit:
+                    inference.served_from_cache(flight.hit)
+                    if call is litellm_adapter.stream:
+                        yield TextDelta(flight.hit.text)
+                    yield flight.hit
+                    return
+                asked = self._first_success(inference, partial(call, messages=messages, parameters=given))
+                async with aclosing(asked) as events:
+                    async for event in events:
+                        if isinstance(event, Completion) and accept(event):
+                            flight.keep(event)
+                        yield event  # type: ignore[misc]  # a chat call gives no embeddings
 
-    async def _attempt(self, deployment: Deployment, call: Callable[[float], Awaitable[Result]]) -> Result:
-        """Call until one attempt succeeds; `call` is given the seconds that are left."""
-        clock = asyncio.get_running_loop().time
-        ends = clock() + self._settings.deadline_seconds
-        for attempt in range(1, self._settings.max_attempts + 1):
-            try:
-                async with asyncio.timeout_at(ends):
-                    return await call(ends - clock())
-            except TimeoutError:
-                raise DeadlineExceeded(
-                    f"{deployment.model} did not answer within {self._settings.deadline_seconds:g} seconds"
-                ) from None
-            except ProviderError as error:
-                pause = _pause(attempt, error)
-                if not error.retryable or attempt == self._settings.max_attempts or clock() + pause >= ends:
-                    raise
-            await asyncio.sleep(pause)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+    async def _first_success(self, inference: OpenInference, call: Call) -> AsyncGenerator[Event]:
+        """The loop: each deployment in order, each up to MAX_ATTEMPTS times, until one answers."""
+        failures: list[Failure] = []
+        for guard in await self._able(inference):
+            if not await _reads_enough(guard.deployment, inference):
+                continue
+            for number in range(1, self.settings.max_attempts + 1):
+                try:
+                    async with aclosing(self._attempt(inference, guard, call, first=number == 1)) as events:
+                        async for event in events:
+                            yield event
+                except Failure as failure:
+                    failures.append(failure)
+                else:
+                    return
+                _report(failures[-1], guard.deployment)
+                pause = guard.pause(failures[-1], number, inference.context)
+                if pause is None or number == self.settings.max_attempts:
+                    break
+                await asyncio.sleep(pause)
+            if failures[-1].consequence.fall_back == "no" or inference.context.seconds_left <= 0:
+                break
+        raise _most_telling(failures).as_error()
+
+    async def _attempt(
+        self, inference: OpenInference, guard: Guard, call: Call, *, first: bool
+    ) -> AsyncGenerator[Event]:
+        """One call of one deployment: admitted, paid for, timed, and noted however it ends."""
+        deployment = guard.deployment
+        async with guard.admitted(inference.context, first=first):
+            attempt = OpenAttempt(inference, deployment, await litellm_adapter.facts(deployment))
+            attempt.reservation = await self._reserve(attempt)
+            with attempt.noted():
+                async with aclosing(timed(call(deployment), deployment, inference.context)) as events:
+                    async for event in events:
+                        guard.breaker.answering()
+                        attempt.hear(event)
+                        yield event
+
+    async def _able(self, inference: OpenInference) -> list[Guard]:
+        """Those of the role's deployments that take images or sound, where the messages hold some."""
+        guards = self._guards[inference.role]
+        for kind in inference.needed:
+            guards = [g for g in guards if getattr(await litellm_adapter.facts(g.deployment), TAKES[kind])]
+            if not guards:
+                variable = f"{inference.role.upper()}_{TAKES[kind].upper()}"
+                raise InvalidInput(
+                    f"no model of the role {inference.role} takes {kind}; if yours does, set {variable}=true"
+                )
+        return guards
+
+    async def _reserve(self, attempt: OpenAttempt) -> str | None:
+        """Set aside what the attempt may cost at most."""
+        if self._ledger is None:
+            return None
+        context, most = attempt.inference.context, attempt.facts.cost(attempt.inference.largest)
+        return await self._ledger.reserve(context, most, attempt.deployment.model)
+
+    @asynccontextmanager
+    async def _flight(
+        self, inference: OpenInference, messages: list[Message], parameters: dict[str, Any]
+    ) -> AsyncIterator[Flight]:
+        """What the cache has, or the right to ask a model; at once where nothing is cached."""
+        context = inference.context
+        key = self._cache.key(context, self.deployments(inference.role), messages, parameters) if self._cache else None
+        if self._cache is None or key is None:
+            yield Flight()
+            return
+        async with self._cache.flight(key, context) as flight:
+            yield flight
+
+    @contextmanager
+    def _recorded(self, inference: OpenInference) -> Iterator[None]:
+        """One row in the ledger, however it ends."""
+        try:
+            yield
+        except AppError as error:
+            inference.outcome = error.code
+            raise
+        finally:
+            done = inference.close()
+            inference.context.inferences.append(done)
+            if self._ledger:
+                self._ledger.record(done)
 
 
-async def _embed(deployment: Deployment, texts: list[str], seconds_left: float) -> list[list[float]]:
-    return await litellm_adapter.embed(deployment, texts, timeout=seconds_left)
+async def warm() -> None:
+    """Load what the first call would have to load, seconds of it, off the event loop."""
+    await asyncio.to_thread(litellm_adapter.load)
 
 
-def _pause(attempt: int, error: ProviderError) -> float:
-    """Seconds before the next attempt: what the provider asks for, else exponential with full jitter."""
-    if error.retry_after is not None:
-        return error.retry_after
-    return random.uniform(0, FIRST_PAUSE_SECONDS * 2**attempt)  # noqa: S311  # jitter, not a secret
+@asynccontextmanager
+async def open_gateway(settings: Settings, database: Database) -> AsyncIterator[Gateway]:
+    """A gateway with its ledger and its cache; at the end all that is to be written has been."""
+    ledger = Ledger(
+        database,
+        tenant_budget_nanousd=_nanousd(settings.tenant_budget_usd),
+        key_budget_nanousd=_nanousd(settings.key_budget_usd),
+    )
+    async with ledger:
+        cache = Cache(database, mode=settings.cache_mode, max_age_seconds=settings.cache_seconds)
+        yield Gateway(settings, ledger=ledger, cache=cache)
+
+
+def _nanousd(dollars: float | None) -> int | None:
+    return None if dollars is None else round(dollars * NANO)
+
+
+async def _reads_enough(deployment: Deployment, inference: OpenInference) -> bool:
+    """Whether it is declared to read more than the one that found the question too long."""
+    if not inference.too_long_for:
+        return True
+    return ((await litellm_adapter.facts(deployment)).context_tokens or 0) > inference.too_long_for
+
+
+def _report(failure: Failure, deployment: Deployment) -> None:
+    """Say it in the log; a wrong key or an empty account is not left to be found by accident."""
+    if failure.kind in ALARMING:
+        log.error("a model's account needs attention", variable=deployment.variable, detail=failure.detail)
+    else:
+        log.info("an attempt failed", kind=failure.kind, detail=failure.detail)
+
+
+def _most_telling(failures: list[Failure]) -> Failure:
+    """What went wrong last; that a deployment was busy only where that was all, with the shortest wait."""
+    real = [failure for failure in failures if failure.kind != "busy"]
+    return real[-1] if real else min(failures, key=lambda failure: failure.retry_after or 0)

@@ -1,33 +1,33 @@
 """The one module that imports litellm: it translates providers and knows prices, and decides nothing.
 
-The import costs seconds, so it happens at the first call or in `load()`, never at this module's import. The
-offline models are registered as litellm providers, so that every deployment takes the same path.
+The import costs seconds, so it happens at the first call or in `load()`, never at this module's import. Each call is
+one attempt and gives its events as an async generator, the whole reply last; what goes wrong is a Failure.
 Knows nothing of retries, deadlines or budgets.
 """
 
 import asyncio
 import gc
+import json
 import logging
-import math
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from app.errors import ProviderError, ProviderRateLimited, ProviderRejected, ProviderUnavailable
-from app.gateway import offline
+from app.gateway import offline_provider, prices
 from app.gateway.deployments import Deployment
-from app.gateway.redaction import redact
-from app.types import Completion, Message, TextDelta, Usage
+from app.gateway.failures import Failure
+from app.gateway.prices import Facts, estimate_tokens, largest_usage
+from app.gateway.provider_errors import translated
+from app.types import Completion, Embeddings, Message, TextDelta, ToolCall, ToolCallDelta, Usage
 
-RATE_LIMITED = 429
-TRANSIENT = {408, 409, 425}
-SERVER_ERRORS = 500
-SHOWN_OF_AN_ERROR = 300
-NANO = 1_000_000_000
 PROVIDERS_WITH_ADDRESS = ("OPENAI", "ANTHROPIC", "GEMINI", "AZURE")
 REDIRECTING = [f"{who}_{what}" for who in PROVIDERS_WITH_ADDRESS for what in ("BASE_URL", "API_BASE")]
+# The gateway's own timers end every call; litellm's must not be first.
+OUTLASTS_SECONDS = 3_600
 
 _loading = threading.Lock()
 _loaded: list[Any] = []
@@ -43,6 +43,7 @@ def load() -> Any:  # litellm ships no usable types; this module is the fence ar
             gc.disable()  # it makes so many objects that collecting during the import costs a quarter of it
             try:
                 import litellm  # noqa: PLC0415  # seconds of import
+                from litellm.litellm_core_utils import logging_worker  # noqa: PLC0415  # as above
             finally:
                 gc.enable()
             gc.freeze()  # they stay as long as the process, and looking at them again costs a second when it ends
@@ -53,73 +54,138 @@ def load() -> Any:  # litellm ships no usable types; this module is the fence ar
             litellm.suppress_debug_info = True
             litellm.drop_params = True  # a model that takes no temperature still answers
             litellm.DEFAULT_MAX_RETRIES = 0  # its embeddings take max_retries=0 for "not given" and use this
-            litellm.custom_provider_map = [{"provider": "offline", "custom_handler": _offline_handler(litellm)}]
+            litellm.custom_provider_map = [{"provider": "offline", "custom_handler": offline_provider.handler(litellm)}]
+            # Its records of each call go nowhere, since the ledger is ours, and the worker that keeps them outlives
+            # its event loop.
+            logging_worker.GLOBAL_LOGGING_WORKER.ensure_initialized_and_enqueue = _forget
             _loaded.append(litellm)
     return _loaded[0]
 
 
-async def complete(deployment: Deployment, messages: list[Message], **options: Any) -> Completion:
-    """One call, one attempt.
+async def facts(deployment: Deployment) -> Facts:
+    """Its limits, abilities and prices."""
+    await _ready()
+    return _facts(deployment)
+
+
+async def complete(
+    deployment: Deployment, messages: list[Message], parameters: dict[str, Any]
+) -> AsyncGenerator[Completion]:
+    """The whole reply as the only event.
 
     Raises:
-        ProviderError: of the kind that says whether another attempt makes sense.
+        Failure: what went wrong, classified.
 
     """
-    litellm = await asyncio.to_thread(load)
-    try:
-        reply = await litellm.acompletion(messages=messages, **_call(deployment), **options)
-    except Exception as error:
-        raise _translated(error, deployment) from None
+    litellm = await _ready()
+    with translated(deployment):
+        reply = await litellm.acompletion(messages=messages, **_call(deployment), **_given(parameters))
     if not reply.choices:
-        raise ProviderUnavailable(f"{deployment.model} answered with nothing")
+        raise Failure("garbled", f"{deployment.model} answered with nothing")
     choice = reply.choices[0]
-    text = choice.message.content or ""
-    usage = _usage(getattr(reply, "usage", None), messages, text)
-    return _completion(deployment, text, choice.finish_reason, usage)
+    said = _Said(choice.message.content or "", _refusal(choice.message))
+    for call in choice.message.tool_calls or ():
+        said.calls[len(said.calls)] = ToolCall(call.id, call.function.name or "", call.function.arguments)
+    yield said.completion(deployment, messages, choice.finish_reason, getattr(reply, "usage", None))
 
 
 async def stream(
-    deployment: Deployment, messages: list[Message], **options: Any
-) -> AsyncGenerator[TextDelta | Completion]:
-    """One call, one attempt: pieces of text, then the whole completion.
+    deployment: Deployment, messages: list[Message], parameters: dict[str, Any]
+) -> AsyncGenerator[TextDelta | ToolCallDelta | Completion]:
+    """Pieces of text and of tool calls, then the whole reply.
 
     Raises:
-        ProviderError: before or between the pieces; also where the stream ends without a finish.
+        Failure: before or between the pieces; also where the stream ends without a finish.
 
     """
-    litellm = await asyncio.to_thread(load)
-    text, finish = "", None
-    try:
-        options["stream_options"] = {"include_usage": True}
-        events = await litellm.acompletion(messages=messages, stream=True, **_call(deployment), **options)
-        async with aclosing(events):
+    litellm = await _ready()
+    parameters = parameters | {"stream": True, "stream_options": {"include_usage": True}}
+    said = _Said()
+    with translated(deployment):
+        async with _closing(
+            litellm.acompletion(messages=messages, **_call(deployment), **_given(parameters))
+        ) as events:
             async for event in events:
                 for choice in event.choices[:1]:
-                    if choice.delta.content:
-                        text += choice.delta.content
-                        yield TextDelta(choice.delta.content)
-            # litellm invents a finish where the connection was cut, and a usage where none was counted;
-            # this is what really came.
+                    for piece in said.hear(choice.delta):
+                        yield piece
+            # litellm invents a finish where the connection was cut, and a usage where none was counted; these
+            # are what really came.
             finish = events.received_finish_reason
             counted = next((c.usage for c in reversed(events.chunks) if getattr(c, "usage", None)), None)
-    except Exception as error:
-        raise _translated(error, deployment) from None
     if finish is None:
-        raise ProviderUnavailable(f"{deployment.model} cut the answer short")
-    yield _completion(deployment, text, finish, _usage(counted, messages, text))
+        raise Failure("garbled", f"{deployment.model} cut the answer short")
+    yield said.completion(deployment, messages, finish, counted)
 
 
-async def embed(deployment: Deployment, texts: list[str], **options: Any) -> list[list[float]]:
-    """One vector per text, in order; one call, one attempt."""
-    litellm = await asyncio.to_thread(load)
-    try:
-        reply = await litellm.aembedding(input=texts, **_call(deployment), **options)
-    except Exception as error:
-        raise _translated(error, deployment) from None
+async def embed(deployment: Deployment, texts: list[str]) -> AsyncGenerator[Embeddings]:
+    """One vector per text, in order, as the only event.
+
+    Raises:
+        Failure: what went wrong, classified.
+
+    """
+    litellm = await _ready()
+    with translated(deployment):
+        reply = await litellm.aembedding(input=texts, **_call(deployment))
     vectors = [item["embedding"] for item in reply.data or () if item["embedding"]]
     if len(vectors) != len(texts):
-        raise ProviderError(f"{deployment.model} gave {len(vectors)} vectors for {len(texts)} texts")
-    return vectors
+        raise Failure("garbled", f"{deployment.model} gave {len(vectors)} vectors for {len(texts)} texts")
+    counted = getattr(reply, "usage", None)
+    if counted is not None and counted.prompt_tokens:
+        usage = Usage(counted.prompt_tokens)
+    else:
+        counted, usage = None, Usage(sum(map(estimate_tokens, texts)), estimated=True)
+    yield Embeddings(vectors, deployment.model, usage, _cost(deployment, usage, counted))
+
+
+@dataclass
+class _Said:
+    """What has come of a reply so far."""
+
+    text: str = ""
+    refusal: str = ""
+    calls: dict[int, ToolCall] = field(default_factory=dict)
+
+    def hear(self, delta: Any) -> list[TextDelta | ToolCallDelta]:
+        pieces: list[TextDelta | ToolCallDelta] = []
+        self.refusal += _refusal(delta)
+        if delta.content:
+            self.text += delta.content
+            pieces.append(TextDelta(delta.content))
+        for call in delta.tool_calls or ():
+            known = self.calls.get(call.index, ToolCall("", "", ""))
+            more = ToolCallDelta(call.index, call.id or "", call.function.name or "", call.function.arguments or "")
+            self.calls[call.index] = ToolCall(
+                known.id or more.id, known.name or more.name, known.arguments + more.arguments
+            )
+            pieces.append(more)
+        return pieces
+
+    def completion(self, deployment: Deployment, messages: list[Message], finish: str, counted: Any) -> Completion:
+        calls = tuple(self.calls[index] for index in sorted(self.calls))
+        for call in calls:
+            if not _is_object(call.arguments):
+                raise Failure("garbled", f"{deployment.model} called {call.name} with what is no JSON object")
+        usage = _usage(counted, messages, self.text + self.refusal + "".join(call.arguments for call in calls))
+        return Completion(
+            text=self.text,
+            model=deployment.model,
+            finish_reason=finish,
+            usage=usage,
+            cost_nanousd=_cost(deployment, usage, None if usage.estimated else counted),
+            notice=deployment.notice,
+            refusal=self.refusal,
+            tool_calls=calls,
+        )
+
+
+async def _ready() -> Any:
+    return _loaded[0] if _loaded else await asyncio.to_thread(load)
+
+
+def _forget(async_coroutine: Coroutine[Any, Any, None]) -> None:
+    async_coroutine.close()
 
 
 def _call(deployment: Deployment) -> dict[str, Any]:
@@ -127,113 +193,75 @@ def _call(deployment: Deployment) -> dict[str, Any]:
     for name in REDIRECTING:  # an address that the settings do not name must not be sent the key
         os.environ.pop(name, None)
     # Without a key litellm would take one from the environment and send it to somebody else's endpoint.
-    key = deployment.api_key.get_secret_value() if deployment.api_key else None
-    if key is None and deployment.api_base is not None:
+    settings = deployment.settings
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    if key is None and settings.api_base is not None:
         key = "not-needed"
-    place = {"api_base": deployment.api_base, "api_version": deployment.api_version, "api_key": key}
+    place = {"api_base": settings.api_base, "api_version": settings.api_version, "api_key": key}
     given = {name: value for name, value in place.items() if value is not None}
-    return {"model": deployment.model, "max_retries": 0, "num_retries": 0, **given, **deployment.parameters}
+    limits = {"max_retries": 0, "num_retries": 0, "timeout": OUTLASTS_SECONDS}
+    return {"model": deployment.model, **limits, **given, **deployment.parameters}
 
 
-def _translated(error: Exception, deployment: Deployment) -> ProviderError:
-    """Our kind of error for litellm's, from the status, with secrets masked."""
-    status = getattr(error, "status_code", None)
-    said = redact(str(error), deployment.secrets)[:SHOWN_OF_AN_ERROR]
-    message = f"{deployment.model} ({status or type(error).__name__}): {said}"
-    if type(error).__name__ == "APIConnectionError" or "connection error" in said.lower():
-        place = deployment.api_base or "its provider's address"
-        setting = f"{deployment.role.upper()}_API_BASE"
-        message = f"{deployment.model} at {place} cannot be reached: is it running, and is {setting} right?"
-    if status == RATE_LIMITED:
-        return ProviderRateLimited(message, retry_after=_retry_after(error))
-    if isinstance(status, int) and (status in TRANSIENT or status >= SERVER_ERRORS):
-        return ProviderUnavailable(message, retry_after=_retry_after(error))
-    return ProviderRejected(message)
+def _given(parameters: dict[str, Any]) -> dict[str, Any]:
+    """With tools litellm looks for a package that only its proxy needs, unless it is told not to."""
+    return parameters | {"_skip_mcp_handler": True} if parameters.get("tools") else parameters
 
 
-def _retry_after(error: Exception) -> float | None:
-    headers = getattr(error, "litellm_response_headers", None) or {}
+@asynccontextmanager
+async def _closing(call: Any) -> AsyncIterator[Any]:
+    """The events of a streamed call; the connection is closed at the end, even by a task that is being cancelled."""
+    events = await call
+    is_full = events.is_chunk_non_empty  # litellm takes pieces of a refusal for empty ones
+    events.is_chunk_non_empty = lambda *chunk: is_full(*chunk) or bool(_refusal(chunk[1].choices[0].delta))
     try:
-        seconds = float(headers.get("retry-after", ""))
-    except ValueError:  # none, or a date
-        return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+        yield events
+    finally:
+        await asyncio.shield(asyncio.ensure_future(events.aclose()))
+
+
+def _refusal(message: Any) -> str:
+    """The model's own refusal, which litellm puts aside."""
+    aside = getattr(message, "provider_specific_fields", None) or {}
+    return getattr(message, "refusal", None) or aside.get("refusal") or ""
+
+
+def _is_object(arguments: str) -> bool:
+    try:
+        return isinstance(json.loads(arguments or "{}"), dict)
+    except ValueError:
+        return False
 
 
 def _usage(counted: Any, messages: list[Message], text: str) -> Usage:  # litellm's usage, or None
-    """The provider's count, or a guess of four characters a token that says so."""
-    if counted is not None and counted.total_tokens:
-        return Usage(counted.prompt_tokens, counted.completion_tokens)
-    asked = sum(len(message["content"]) for message in messages)
-    return Usage(asked // 4, len(text) // 4, estimated=True)
+    """The provider's count, or a guess that says so."""
+    if counted is None or not counted.total_tokens:
+        return Usage(largest_usage(messages, 0).input_tokens, estimate_tokens(text), estimated=True)
+    details = getattr(counted, "prompt_tokens_details", None)
+    return Usage(counted.prompt_tokens, counted.completion_tokens, getattr(details, "cached_tokens", None) or 0)
 
 
-def _completion(deployment: Deployment, text: str, finish: str, usage: Usage) -> Completion:
-    return Completion(
-        text=text,
-        model=deployment.model,
-        finish_reason=finish,
-        usage=usage,
-        cost_nanousd=_cost(deployment, usage),
-        notice=deployment.notice,
-    )
-
-
-def _cost(deployment: Deployment, usage: Usage) -> int | None:
+def _cost(deployment: Deployment, usage: Usage, counted: Any) -> int | None:
     """The price by the configured model, never by the name that came back; unknown is None, not zero."""
-    if deployment.is_offline:
-        return 0
-    counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
+    known = _facts(deployment)
+    if counted is None or deployment.settings.input_price is not None or not known.input_price:
+        return known.cost(usage)
+    asked, said = _loaded[0].cost_per_token(model=deployment.model, usage_object=counted)  # knows tiers and audio
+    return round(float(asked + said) * prices.NANO)
+
+
+def _facts(deployment: Deployment) -> Facts:
+    return prices.facts(deployment, _known(deployment.model))
+
+
+@cache
+def _known(model: str) -> dict[str, Any]:
+    """What litellm's tables say of a model; nothing for one that they do not hold."""
+    if model.startswith("offline/"):
+        return {"input_cost_per_token": 0, "output_cost_per_token": 0}
+    if model.startswith("ollama"):  # litellm would ask a server that need not be there
+        return {"input_cost_per_token": 0, "output_cost_per_token": 0, "supports_response_schema": True}
     try:
-        asked, said = load().cost_per_token(model=deployment.model, **counts)
-    except Exception:  # litellm raises a bare Exception for a model without a price
-        return None
-    return round(float(asked + said) * NANO)
-
-
-def _offline_handler(litellm: Any) -> Any:  # the base class exists only once litellm is loaded
-    """The offline models in the shape in which litellm takes a provider."""
-
-    class OfflineModels(litellm.CustomLLM):  # type: ignore[misc]  # an untyped base
-        async def acompletion(self, **call: Any) -> Any:
-            text = await asyncio.to_thread(_extract, call)
-            reply = call["model_response"]
-            reply.choices[0].message.content = text
-            reply.choices[0].finish_reason = "stop"
-            reply.usage = litellm.Usage(**_counts(call["messages"], text))
-            return reply
-
-        async def astreaming(self, **call: Any) -> AsyncIterator[dict[str, Any]]:
-            text = await asyncio.to_thread(_extract, call)
-            words = text.split(" ")
-            for n, word in enumerate(words, 1):
-                last = n == len(words)
-                yield {
-                    "text": word if last else word + " ",
-                    "is_finished": last,
-                    "finish_reason": "stop" if last else "",
-                    "usage": _counts(call["messages"], text) if last else None,
-                    "index": 0,
-                    "tool_use": None,
-                }
-
-        async def aembedding(self, **call: Any) -> Any:
-            vectors = await asyncio.to_thread(offline.embed, call["input"])
-            reply = call["model_response"]
-            reply.data = [{"object": "embedding", "index": n, "embedding": v} for n, v in enumerate(vectors)]
-            return reply
-
-    return OfflineModels()
-
-
-def _extract(call: dict[str, Any]) -> str:
-    return offline.extract(
-        call["messages"], **{k: v for k, v in call["optional_params"].items() if k == "abstain_below"}
-    )
-
-
-def _counts(messages: list[Message], text: str) -> dict[str, int]:
-    """The offline model's tokens are words."""
-    asked = sum(len(message["content"].split()) for message in messages)
-    said = len(text.split())
-    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+        return dict(_loaded[0].get_model_info(model))
+    except Exception:  # of any kind, for a model that is not in the tables
+        return {}

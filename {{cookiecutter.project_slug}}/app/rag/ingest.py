@@ -63,9 +63,10 @@ class Ingester:
             return
         tenant = self._database.tenant
         chunks = await asyncio.to_thread(split, document, max_characters=self._settings.chunk_characters)
-        vectors = await self._gateway.embed([f"{chunk.heading}\n{chunk.text}" for chunk in chunks])
+        context = self._gateway.context(tenant=tenant, seconds=self._settings.deadline_seconds * len(chunks))
+        vectors = await self._gateway.embed([f"{chunk.heading}\n{chunk.text}" for chunk in chunks], context=context)
         async with self._database.transaction() as connection:
-            await store.check_stamp(connection, tenant, self._settings.embedding_model, len(vectors[0]))
+            await store.check_stamp(connection, tenant, self._settings.embedding.model, len(vectors[0]))
             await store.replace_document(connection, tenant, document, chunks, vectors)
         report.added.append(document.source)
         report.chunks += len(chunks)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from app.db.answers import save_answer
 from app.db.engine import Database
 from app.errors import InvalidInput
+from app.gateway.context import CallContext
 from app.gateway.gateway import Gateway
 from app.prompts.fence import fence, neutral
 from app.prompts.loader import Prompt, load_prompt
@@ -20,9 +21,10 @@ from app.rag.citations import CitationReader
 from app.rag.citations import Event as CitationEvent
 from app.rag.retrieval import Retriever
 from app.settings import Settings
-from app.types import Answer, Completion, Message, Passage
+from app.types import Answer, Completion, Message, Passage, TextDelta
 
 ABSTENTION = "The documents do not answer this question."
+DECLINED = "The model declined to answer."
 UNFINISHED = {
     "length": "The answer was cut at MAX_OUTPUT_TOKENS.",
     "content_filter": "The provider's content filter cut the answer.",
@@ -36,6 +38,7 @@ class _Turn:
     """One question on its way."""
 
     began: float
+    context: CallContext
     question: str
     passages: list[Passage]
     prompt: Prompt
@@ -62,7 +65,7 @@ class Pipeline:
 
         """
         turn = await self._begin(question)
-        completion = await self._gateway.complete(turn.messages)
+        completion = await self._gateway.complete(turn.messages, context=turn.context)
         for _ in (*turn.reader.feed(completion.text), *turn.reader.close()):
             pass
         return await self._finish(turn, completion)
@@ -75,12 +78,12 @@ class Pipeline:
         turn = await self._begin(question)
         completion: Completion | None = None
         held: list[CitationEvent] = []
-        async with aclosing(self._gateway.stream(turn.messages)) as events:
+        async with aclosing(self._gateway.stream(turn.messages, context=turn.context)) as events:
             async for event in events:
                 if isinstance(event, Completion):
                     completion = event
                     held += turn.reader.close()
-                else:
+                elif isinstance(event, TextDelta):
                     held += turn.reader.feed(event.text)
                 if turn.reader.citations:
                     for shown in held:
@@ -91,12 +94,12 @@ class Pipeline:
 
     async def _begin(self, question: str) -> _Turn:
         """Everything up to the model's call."""
-        began = time.monotonic()
+        began, context = time.monotonic(), self._gateway.context(tenant=self._database.tenant)
         question = self._checked(question)
-        passages = await self._retriever.retrieve(question)
+        passages = await self._retriever.retrieve(question, context)
         prompt = load_prompt("answer")
         messages = prompt.messages(passages=fence(passages), question=neutral(question))
-        return _Turn(began, question, passages, prompt, messages, CitationReader(passages))
+        return _Turn(began, context, question, passages, prompt, messages, CitationReader(passages))
 
     def _checked(self, question: str) -> str:
         question = question.replace("\0", "").strip()
@@ -113,17 +116,17 @@ class Pipeline:
 
     async def _finish(self, turn: _Turn, completion: Completion) -> Answer:
         """The checked answer, stored."""
-        abstained = not turn.reader.citations
+        abstained, unfinished = not turn.reader.citations, UNFINISHED.get(completion.finish_reason)
         answer = Answer(
             id=str(uuid.uuid4()),
             question=turn.question,
             text=ABSTENTION if abstained else turn.reader.text.strip(),
             abstained=abstained,
             model=completion.model,
-            notice=" ".join(filter(None, [completion.notice, UNFINISHED.get(completion.finish_reason)])),
+            notice=" ".join(filter(None, [completion.notice, DECLINED * bool(completion.refusal), unfinished])),
             prompt_hash=turn.prompt.content_hash,
             usage=completion.usage,
-            cost_nanousd=completion.cost_nanousd,
+            cost_nanousd=turn.context.cost_nanousd,
             latency_ms=round((time.monotonic() - turn.began) * 1000),
             citations=tuple(turn.reader.citations),
             rejected=tuple(turn.reader.rejected),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from app.db import search, store
 from app.db.engine import Database
 from app.errors import NoDocuments
+from app.gateway.context import CallContext
 from app.gateway.gateway import Gateway
 from app.settings import Settings
 from app.types import Passage
@@ -22,7 +23,7 @@ class Retriever:
         self._gateway = gateway
         self._settings = settings
 
-    async def retrieve(self, question: str) -> list[Passage]:
+    async def retrieve(self, question: str, context: CallContext | None = None) -> list[Passage]:
         """The best passages, best first, with the scores that led to them.
 
         Raises:
@@ -34,9 +35,9 @@ class Retriever:
         async with self._database.transaction() as connection:
             if not await search.has_chunks(connection, tenant):
                 raise NoDocuments
-        [vector] = await self._gateway.embed([question])
+        [vector] = await self._gateway.embed([question], context=context)
         async with self._database.transaction() as connection:
-            await store.check_stamp(connection, tenant, self._settings.embedding_model, len(vector))
+            await store.check_stamp(connection, tenant, self._settings.embedding.model, len(vector))
             keyword = await search.keyword_scores(connection, tenant, question, limit)
             dense = await search.dense_scores(connection, tenant, vector, limit)
             fused = fuse(keyword, dense, self._settings.dense_weight)

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from app.api.main import create_app
 from app.db.engine import Database
 from app.gateway import litellm_adapter
-from app.settings import Settings
+from app.settings import ChatSettings, Settings
 from tests.conftest import PROJECT
 from tests.provider import CutStream, Provider, RateLimited, Rejected
 
@@ -165,7 +165,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(settings: Settings,
     """Once the status has been sent, an error of the provider is the last event, in the shape of every error."""
     assert database
     with Provider() as provider:
-        online = {"chat_model": "openai/test-model", "chat_api_base": provider.url}
+        online = {"chat": ChatSettings(model="openai/test-model", api_base=provider.url)}
         cited = " ".join(f'[{n}: "Lucene defaults to k1"]' for n in range(1, 11))  # one of them is right
         provider.then(CutStream(f"So: {cited} and what follows is lost.", after=53))
         async with serving(settings.model_copy(update=online)) as client:
@@ -174,7 +174,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(settings: Settings,
     *deltas, (last, data) = events_of(response)
     assert response.status_code == 200
     assert {"delta", "citation"} <= {name for name, _ in deltas}
-    assert (last, data["error"]["code"], data["error"]["type"]) == ("error", "provider_unavailable", "server_error")
+    assert (last, data["error"]["code"], data["error"]["type"]) == ("error", "answer_cut", "server_error")
 
 
 async def test_an_unforeseen_error_is_told_without_details(client: httpx.AsyncClient, database: Database) -> None:
@@ -198,7 +198,7 @@ async def test_a_providers_errors_keep_their_status(settings: Settings, database
     """A rate limit is 503 with Retry-After, a refusal 502; both before a stream has begun."""
     assert database
     with Provider() as provider:
-        online = {"chat_model": "openai/test-model", "chat_api_base": provider.url}
+        online = {"chat": ChatSettings(model="openai/test-model", api_base=provider.url)}
         provider.then(RateLimited(retry_after=90), Rejected(401))
         async with serving(settings.model_copy(update=online)) as client:
             await upload(client, BM25.name, BM25.read_bytes())
@@ -206,7 +206,7 @@ async def test_a_providers_errors_keep_their_status(settings: Settings, database
             refused = await client.post("/v1/ask", json=QUESTION | {"stream": True})
     assert error_of(limited, 503)["code"] == "provider_rate_limited"
     assert limited.headers["retry-after"] == "90"
-    assert error_of(refused, 502)["code"] == "provider_rejected"
+    assert error_of(refused, 502)["code"] == "provider_misconfigured"
 
 
 @pytest.mark.parametrize("stream", [False, True])

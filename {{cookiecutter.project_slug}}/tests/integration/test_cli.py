@@ -1,24 +1,22 @@
 """The command line through `main()`, as the shell calls it: what is printed, and the exit status."""
 
-import gc
-import io
 import json
-import logging
+import os
 import re
+import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from aiohttp import web
 
-from app.cli import main
-from app.db.engine import Database
 from app.settings import Settings
-from tests.provider import Provider, Reply
+from tests.conftest import PROJECT
+from tests.integration.conftest import Command
+from tests.provider import Hang, Provider, Reply, Wire
 
-TEA = "# Tea\n\nGreen tea is brewed at eighty degrees for two minutes.\n"
 QUESTION = "How is green tea brewed?"
 ANOTHER = "Who won the chess championship of 1972?"
 CASE = {
@@ -28,47 +26,6 @@ CASE = {
     "reference": "At eighty degrees, for two minutes.",
 }
 EVALUATION = ("--dataset", "cases.jsonl", "--documents", "docs")
-
-
-class Ended(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Ended]
-
-
-@pytest.fixture
-def app(
-    migrated_url: str,
-    database: Database,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Iterator[Command]:
-    """Runs the command line in a folder with `docs/tea.md`, on the empty database."""
-    assert database
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "tea.md").write_text(TEA)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", migrated_url)
-    monkeypatch.setenv("COLUMNS", "500")
-
-    def run(*arguments: str, stdin: str = "") -> Ended:
-        monkeypatch.setattr(sys, "argv", ["app", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        gc.collect()  # litellm's logging task of an earlier test's loop complains when it is collected: not in here
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), printed.out.strip(), printed.err.strip())
-
-    yield run
-    logging.basicConfig(handlers=[], level="WARNING", force=True)
 
 
 def test_ingest_sums_up_what_it_did(app: Command) -> None:
@@ -158,6 +115,25 @@ def test_ask_tells_which_citations_did_not_hold(app: Command, monkeypatch: pytes
     assert note.endswith(" ms, price unknown)")
 
 
+class Interrupt(Hang):
+    """Press Ctrl-C in the terminal of the caller, which is this process, and never answer."""
+
+    async def answer(self, wire: Wire) -> web.StreamResponse:
+        """Send the signal."""
+        os.kill(os.getpid(), signal.SIGINT)
+        return await super().answer(wire)
+
+
+def test_an_interrupt_ends_the_command(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of an answer is no traceback: one line, and the status that shells give it."""
+    app("ingest", "docs")
+    with Provider() as provider:
+        provider.then(Interrupt())
+        monkeypatch.setenv("CHAT_MODEL", "openai/test-model")
+        monkeypatch.setenv("CHAT_API_BASE", provider.url)
+        assert app("ask", QUESTION) == (130, "", "interrupted; run it again to finish")
+
+
 def test_a_wrong_setting_is_one_line(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that cannot be read ends with 2 and its name, without a traceback."""
     monkeypatch.setenv("PASSAGES", "many")
@@ -166,7 +142,7 @@ def test_a_wrong_setting_is_one_line(app: Command, monkeypatch: pytest.MonkeyPat
     assert ended.err.startswith("error: PASSAGES: ")
 
 
-@pytest.mark.parametrize("command", [("ask", QUESTION), ("serve",)])
+@pytest.mark.parametrize("command", [("ask", QUESTION), ("serve",), ("models",)])
 def test_a_missing_key_is_one_line(app: Command, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that cannot work is told before anything starts, with the variable to set."""
     monkeypatch.setenv("CHAT_MODEL", "openai/gpt-4o")
@@ -260,12 +236,41 @@ def test_serve_on_a_taken_port_is_an_error(app: Command) -> None:
         port = taken.getsockname()[1]
         ended = app("serve", "--port", str(port))
     assert ended.status != 0
-    assert ended.err.startswith(f"http://127.0.0.1:{port}/docs  (chat: offline/extractive, embedding: offline/static)")
-    assert "address already in use" in ended.err
+    address, chat, embedding, *logged = ended.err.splitlines()
+    assert address == f"http://127.0.0.1:{port}/docs"
+    assert (chat, embedding) == ("  chat: offline/extractive", "  embedding: offline/static")
+    assert "address already in use" in "".join(logged)
+
+
+def test_serve_tells_which_models_it_asks_in_which_order(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line a role, with the endpoints that were set, and no key."""
+    online = {"CHAT_MODEL": "openai/first", "CHAT_API_KEY": "canary", "CHAT_2_MODEL": "ollama_chat/second"}
+    for name, value in (online | {"CHAT_2_API_BASE": "http://127.0.0.1:1"}).items():
+        monkeypatch.setenv(name, value)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = app("serve", "--port", str(taken.getsockname()[1]))
+    assert ended.err.splitlines()[1] == "  chat: openai/first, then ollama_chat/second at http://127.0.0.1:1"
+    assert "canary" not in ended.err
 
 
 def test_help_names_every_command(app: Command) -> None:
-    """Without a command the help is shown."""
+    """Without a command the help is shown, in groups: first what everybody needs, last what runs in production."""
     ended = app("--help")
+    commands = ["ingest", "ask", "cache", "costs", "models", "eval", "tune", "serve", "migrate"]
     assert ended.status == 0
-    assert all(f" {command} " in ended.out for command in ("ingest", "ask", "serve", "eval", "tune", "migrate"))
+    assert re.findall(r"^[│|] (\w+)  ", ended.out, re.MULTILINE) == commands
+
+
+@pytest.mark.usefixtures("database")
+def test_an_error_before_the_first_call_waits_for_no_model(migrated_url: str) -> None:
+    """The library that knows the providers takes seconds to load; what fails without a call does not load it."""
+    script = "import sys; from app.cli import main\ntry: main()\nfinally: print('litellm' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "ask", QUESTION],
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "DATABASE_URL": migrated_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "Add some with `app ingest PATH`" in done.stderr

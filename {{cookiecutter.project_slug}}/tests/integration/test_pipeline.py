@@ -17,7 +17,7 @@ from app.prompts.loader import load_prompt
 from app.rag.ingest import Ingester
 from app.rag.loaders import find_files
 from app.rag.pipeline import ABSTENTION, Pipeline
-from app.settings import Settings
+from app.settings import ChatSettings, Settings
 from app.types import Answer, Citation, RejectedCitation, TextDelta
 from tests.provider import Garbage, Provider, Reply
 
@@ -52,8 +52,8 @@ def provider() -> Iterator[Provider]:
 def told(provider: Provider, database: Database, settings: Settings) -> Pipeline:
     """The pipeline on that model."""
     provider.reset()
-    update = {"chat_model": "openai/test-model", "chat_api_base": provider.url}
-    changed = settings.model_copy(update=update)
+    chat = ChatSettings(model="openai/test-model", api_base=provider.url)
+    changed = settings.model_copy(update={"chat": chat})
     return Pipeline(database, Gateway(changed), changed)
 
 
@@ -105,7 +105,9 @@ async def test_an_answer_is_stored_with_all_that_is_needed_to_check_it(pipeline:
         assert row[name] == given[name]
     for name in ("citations", "rejected", "passages"):
         assert row[name] == list(given[name])
-    assert (row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (*asdict(answer.usage).values(),)
+    usage = answer.usage
+    kept = (row["input_tokens"], row["output_tokens"], row["usage_estimated"])
+    assert kept == (usage.input_tokens, usage.output_tokens, usage.estimated)
     assert row["prompt_hash"] == load_prompt("answer").content_hash
     assert answer.cost_nanousd == 0
     assert answer.latency_ms >= 0

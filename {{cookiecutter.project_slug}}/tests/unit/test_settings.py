@@ -2,21 +2,29 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from app.errors import ConfigurationError
-from app.settings import Settings, load_settings
+from app.gateway.deployments import resolve
+from app.settings import ChatSettings, DeploymentSettings, Settings, load_settings
 from tests.conftest import PROJECT
 
 EXAMPLE = PROJECT / ".env.example"
 VARIABLE = re.compile(r"^(?:# )?([A-Z][A-Z0-9_]*)=", re.MULTILINE)
 
 
+def is_nested(name: str) -> bool:
+    """Whether this field holds a deployment's settings."""
+    kind = Settings.model_fields[name].annotation
+    return any(isinstance(k, type) and issubclass(k, DeploymentSettings) for k in get_args(kind) or (kind,))
+
+
 def test_without_an_environment_everything_is_offline_and_local() -> None:
     """The defaults need no key, no database and no network."""
     settings = load_settings()
-    assert (settings.chat_model, settings.embedding_model) == ("offline/extractive", "offline/static")
+    assert (settings.chat.model, settings.embedding.model) == ("offline/extractive", "offline/static")
     assert (settings.environment, settings.host, settings.database_url) == ("development", "127.0.0.1", None)
 
 
@@ -28,12 +36,48 @@ def test_a_variable_sets_the_field_of_its_name(monkeypatch: pytest.MonkeyPatch) 
     assert (settings.max_attempts, settings.port) == (7, 1)
 
 
+def test_a_variable_of_a_role_sets_the_field_of_the_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows the role's name is one field, however many words it has; the other fields keep their defaults."""
+    monkeypatch.setenv("CHAT_MAX_CONCURRENCY", "3")
+    monkeypatch.setenv("CHAT_CACHED_INPUT_PRICE", "0.25")
+    assert load_settings().chat == ChatSettings(max_concurrency=3, cached_input_price=0.25)
+
+
+def test_a_number_makes_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CHAT_2_MODEL is asked where CHAT_MODEL fails, with a key and limits of its own."""
+    monkeypatch.setenv("CHAT_MODEL", "openai/first")
+    monkeypatch.setenv("CHAT_API_KEY", "canary")
+    monkeypatch.setenv("CHAT_2_MODEL", "ollama_chat/second")
+    monkeypatch.setenv("CHAT_2_TIMEOUT_SECONDS", "5")
+    first, second = resolve(load_settings())["chat"]
+    assert (first.model, first.variable, second.model, second.variable) == (
+        "openai/first",
+        "CHAT",
+        "ollama_chat/second",
+        "CHAT_2",
+    )
+    assert (first.settings.timeout_seconds, second.settings.timeout_seconds, second.api_key) == (30, 5, None)
+
+
+def test_a_role_that_is_not_set_is_left_out() -> None:
+    """There is no judge, and no fallback, until one is named."""
+    assert {role: len(models) for role, models in resolve(load_settings()).items()} == {"chat": 1, "embedding": 1}
+
+
+@pytest.mark.parametrize("role", ["JUDGE", "CHAT_2"])
+def test_a_role_without_a_model_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    """Whoever limits a model has to name it."""
+    monkeypatch.setenv(f"{role}_MAX_CONCURRENCY", "3")
+    with pytest.raises(ConfigurationError, match=f"^{role}_MODEL: "):
+        load_settings()
+
+
 def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """`CHAT_API_KEY=` in a copied `.env` is no key, and `PASSAGES=` keeps the default."""
     monkeypatch.setenv("CHAT_API_KEY", "")
     monkeypatch.setenv("PASSAGES", "")
     settings = load_settings()
-    assert (settings.chat_api_key, settings.passages) == (None, Settings.model_fields["passages"].default)
+    assert (settings.chat.api_key, settings.passages) == (None, Settings.model_fields["passages"].default)
 
 
 def test_a_file_is_read_and_a_variable_wins_over_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +100,8 @@ def test_a_file_is_read_and_a_variable_wins_over_it(tmp_path: Path, monkeypatch:
         ("PORT", "65536"),
         ("ENVIRONMENT", "staging"),
         ("LOG_LEVEL", "LOUD"),
+        ("CHAT_MAX_CONCURRENCY", "0"),
+        ("EMBEDDING_OUTPUT_PRICE", "-1"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -85,8 +131,15 @@ def test_what_was_written_is_not_shown_by_the_settings_themselves() -> None:
 def test_secrets_are_not_shown_with_the_settings() -> None:
     """Printing the settings, as a debugger or a traceback does, shows no key and no database password."""
     url = "postgresql://me:canary-password@db/app"
-    shown = repr(load_settings(chat_api_key="canary-chat", embedding_api_key="canary-embedding", database_url=url))
-    assert "canary" not in shown
+    keys = {
+        name: {"model": "openai/a-model", "api_key": f"canary-{name}"}
+        for name in Settings.model_fields
+        if is_nested(name)
+    }
+    settings = load_settings(database_url=url, **keys)
+    assert settings.judge
+    assert settings.judge.api_key
+    assert "canary" not in f"{settings!r} {settings} {settings.judge!r} {settings.model_dump()}"
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -103,18 +156,27 @@ def test_production_needs_a_database() -> None:
 
 
 def test_every_setting_stands_in_the_example_and_the_other_way_round() -> None:
-    """`.env.example` has a line `NAME=value` or `# NAME=value` for each setting, and for nothing else."""
-    shown = VARIABLE.findall(EXAMPLE.read_text(encoding="utf-8"))
-    assert set(shown) == {name.upper() for name in Settings.model_fields}
+    """`.env.example` has a line `NAME=value` or `# NAME=value` for each setting, and for nothing else.
+
+    Of the roles it shows CHAT_ whole, and names the others.
+    """
+    example = EXAMPLE.read_text(encoding="utf-8")
+    flat = {name.upper() for name in Settings.model_fields if not is_nested(name)}
+    chat = {f"CHAT_{name.upper()}" for name in ChatSettings.model_fields}
+    assert set(VARIABLE.findall(example)) == flat | chat
+    named = {f"{name.upper()}_" for name in Settings.model_fields if is_nested(name) and name != "chat"}
+    assert {prefix for prefix in named if not re.search(rf"\b{prefix}\b", example)} == set()
 
 
 def test_a_commented_line_of_the_example_shows_the_default(tmp_path: Path) -> None:
     """With every comment mark removed, only the database and what the project chose differ from the defaults."""
     uncommented = tmp_path / ".env"
     uncommented.write_text(VARIABLE.sub(r"\1=", EXAMPLE.read_text(encoding="utf-8")), encoding="utf-8")
-    default, shown = Settings().model_dump(), load_settings(_env_file=uncommented).model_dump()
-    changed = {name for name in default if default[name] != shown[name]}
-    assert changed <= {"database_url", "app_name", "chat_model", "chat_api_base"}
+    default, shown = Settings(), load_settings(_env_file=uncommented)
+    changed = {name for name in Settings.model_fields if getattr(default, name) != getattr(shown, name)}
+    assert changed <= {"database_url", "app_name", "chat"}
+    changed = {name for name in ChatSettings.model_fields if getattr(default.chat, name) != getattr(shown.chat, name)}
+    assert changed <= {"model", "api_base"}
 
 
 def test_the_example_is_accepted_as_it_is() -> None:

@@ -25,7 +25,12 @@ def logging_as_it_was() -> Iterator[None]:
 def configured(environment: str) -> Settings:
     """Set up logging with secrets in the settings."""
     settings = Settings.model_validate(
-        {"environment": environment, "log_level": "INFO", "chat_api_key": KEY, "database_url": URL}
+        {
+            "environment": environment,
+            "log_level": "INFO",
+            "chat_2": {"model": "openai/second", "api_key": KEY},
+            "database_url": URL,
+        }
     )
     configure_logging(settings)
     return settings

@@ -1,15 +1,16 @@
 """POST /v1/ask: a question, and an answer whole or as server-sent events."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import structlog
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from app.api.deps import FromServices
+from app.api.disconnect import EventStream
 from app.api.errors import body, public
 from app.errors import AppError
 from app.rag.pipeline import Event
@@ -36,17 +37,16 @@ async def ask(request: Question, services: FromServices) -> Answer | StreamingRe
     """Answer from the documents with citations that were checked, or say that they do not answer."""
     if not request.stream:
         return await services.pipeline.ask(request.question)
-    events = services.pipeline.stream(request.question)
-    first = await anext(events)  # an error before it is an ordinary error response
-    return EventSourceResponse(_encoded(first, events), headers={"Cache-Control": "no-store"})
+    encoded = _encoded(services.pipeline.stream(request.question))
+    return EventStream(await anext(encoded), encoded)
 
 
-async def _encoded(first: Event, rest: AsyncGenerator[Event]) -> AsyncIterator[bytes]:
-    """Events as bytes. An error in the middle becomes the last event, since the status has been sent."""
-    async with aclosing(rest):
-        yield _event(first)
+async def _encoded(events: AsyncGenerator[Event]) -> AsyncGenerator[bytes]:
+    """Events as bytes. An error before the first is an ordinary error response; later it is the last event."""
+    async with aclosing(events):
+        yield _event(await anext(events))
         try:
-            async for event in rest:
+            async for event in events:
                 yield _event(event)
         except AppError as error:
             yield _error(public(error))

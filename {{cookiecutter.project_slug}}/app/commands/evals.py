@@ -1,0 +1,72 @@
+"""`app eval` and `app tune`: how good the answers are. What evaluates is imported when it is used: half a second."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from app.errors import InvalidInput
+from app.session import opened, out, progress
+
+cli = typer.Typer()
+Dataset = Annotated[Path, typer.Option(help="JSONL, one case a line.")]
+Documents = Annotated[list[Path] | None, typer.Option(help="What the cases ask about; default corpus and docs.")]
+FIELD_GUIDE = Path("evals/datasets/field-guide.jsonl")
+DOCUMENTS = [Path("corpus"), Path("docs")]
+
+
+@cli.command("eval", rich_help_panel="Evaluation")
+def evaluate(
+    dataset: Dataset = FIELD_GUIDE,
+    documents: Documents = None,
+    split: Annotated[str, typer.Option(help="tune, gate or all.")] = "gate",
+    thresholds: Annotated[Path, typer.Option(help="What the gate demands.")] = Path("evals/thresholds.toml"),
+    reports: Annotated[Path, typer.Option(help="Where latest.json and latest.md go.")] = Path("evals/reports"),
+) -> None:
+    """Run the evaluation. Exits with 0 pass, 1 worse than the thresholds allow, 2 cannot judge."""
+    raise typer.Exit(asyncio.run(_evaluate(dataset, documents or DOCUMENTS, split, thresholds, reports)))
+
+
+@cli.command(rich_help_panel="Evaluation")
+def tune(dataset: Dataset = FIELD_GUIDE, documents: Documents = None) -> None:
+    """Show what each ABSTAIN_BELOW would answer and refuse, on the dataset's tune split."""
+    asyncio.run(_tune(dataset, documents or DOCUMENTS))
+
+
+async def _evaluate(dataset: Path, documents: list[Path], split: str, thresholds: Path, reports: Path) -> int:
+    from app.evals import gate, report, runner  # noqa: PLC0415  # slow, and only here
+    from app.evals.dataset import load_dataset  # noqa: PLC0415  # as above
+
+    if split not in {"tune", "gate", "all"}:
+        raise InvalidInput(f"--split is {split!r}; it can be tune, gate or all")
+    cases = load_dataset(dataset, None if split == "all" else split)  # type: ignore[arg-type]  # just checked
+    demanded = gate.load_thresholds(thresholds)
+    async with opened() as parts:
+        with progress("asking", len(cases.cases)) as advance:
+            run = await runner.run(cases, documents, *parts, on_case=advance)
+    decision = gate.decide(run, demanded)
+    out.print(report.table(run, demanded))
+    for reason in decision.reasons:
+        out.print(f"[red]{escape(reason)}[/red]")
+    report.write(run, demanded, decision, reports)
+    out.print(f"{report.VERDICTS[decision.verdict]}; every case is in {reports / 'latest.json'}")
+    return int(decision.verdict)
+
+
+async def _tune(dataset: Path, documents: list[Path]) -> None:
+    from app.evals.dataset import load_dataset  # noqa: PLC0415  # slow, and only here
+    from app.evals.tune import sweep  # noqa: PLC0415  # as above
+
+    cases = load_dataset(dataset, "tune")
+    async with opened() as (database, gateway, settings):
+        points = await sweep(cases, documents, database, gateway, settings)
+    table = Table("ABSTAIN_BELOW", "answered", "abstained", "balanced", title=f"{cases.name}, tune split")
+    best = max(points, key=lambda point: point.balanced)
+    for point in points:
+        row = (f"{point.threshold:.3f}", *(f"{v:.2f}" for v in (point.answered, point.abstained, point.balanced)))
+        table.add_row(*row, style="bold green" if point is best else None)
+    out.print(table)
+    out.print(f"best here: {best.threshold:.3f}; set now: {settings.abstain_below:.3f}")

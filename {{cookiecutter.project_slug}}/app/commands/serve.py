@@ -1,0 +1,48 @@
+"""`app serve` and `app migrate`: the server and its database. Knows nothing of what is served."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from app.db.engine import migrate as run_migrations
+from app.errors import ConfigurationError
+from app.gateway.deployments import Deployment, resolve
+from app.session import err, out, start
+
+cli = typer.Typer()
+
+
+@cli.command(rich_help_panel="Operation")
+def serve(
+    host: Annotated[str | None, typer.Option(help="HOST by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="PORT by default.", min=0, max=65_535)] = None,
+) -> None:
+    """Serve the HTTP API; its documentation is at /docs."""
+    import uvicorn  # noqa: PLC0415  # only here
+
+    from app.api.main import create_app  # noqa: PLC0415  # only here
+
+    settings = start()
+    roles, app = resolve(settings), create_app(settings)
+    host, port = host or settings.host, settings.port if port is None else port
+    err.print(f"http://{host}:{port}/docs", soft_wrap=True)
+    for role, deployments in roles.items():
+        err.print(escape(f"  {role}: {', then '.join(map(_named, deployments))}"), soft_wrap=True, highlight=False)
+    uvicorn.run(app, host=host, port=port, log_config=None, timeout_graceful_shutdown=20)
+
+
+@cli.command(rich_help_panel="Operation")
+def migrate() -> None:
+    """Bring the schema of DATABASE_URL up to date. The built-in Postgres needs no such step."""
+    settings = start()
+    if settings.database_url is None:
+        raise ConfigurationError("set DATABASE_URL; the built-in Postgres brings itself up to date")
+    asyncio.run(run_migrations(settings.database_url.get_secret_value()))
+    out.print("the schema is up to date")
+
+
+def _named(deployment: Deployment) -> str:
+    base = deployment.settings.api_base
+    return f"{deployment.model} at {base}" if base else deployment.model

@@ -1,0 +1,60 @@
+"""What litellm raises, as a Failure: classified, its secrets masked, and without what was asked.
+
+Knows the errors by their attributes, so that litellm need not be imported.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from app.gateway.deployments import Deployment
+from app.gateway.failures import Failure, classify
+from app.gateway.redaction import redact
+
+SHOWN_OF_AN_ERROR = 300
+UNREACHABLE = {"APIConnectionError", "MidStreamFallbackError"}
+
+
+@contextmanager
+def translated(deployment: Deployment) -> Iterator[None]:
+    """Raise a Failure for every error in here."""
+    try:
+        yield
+    except Failure:
+        raise
+    except Exception as error:  # noqa: BLE001  # litellm raises errors of every kind
+        raise _failure(error, deployment) from None
+
+
+def _failure(error: Exception, deployment: Deployment) -> Failure:
+    said = redact(_said(error), deployment.secrets)[:SHOWN_OF_AN_ERROR]
+    status = getattr(error, "status_code", None)
+    if type(error).__name__ in UNREACHABLE or "connection error" in said.lower() or not isinstance(status, int):
+        place = deployment.settings.api_base or "its provider's address"
+        setting = f"{deployment.variable}_API_BASE"
+        hint = f"{deployment.model} at {place} cannot be reached: is it running, and is {setting} right? ({said})"
+        return Failure("unreachable", hint)
+    kind = classify(status, f"{type(error).__name__} {_code(error)} {said}")
+    hint = f"; is {deployment.variable}_API_KEY right, and the model's name?" if kind == "misconfigured" else ""
+    return Failure(kind, f"{deployment.model} ({status}): {said}{hint}", retry_after=_retry_after(error))
+
+
+def _said(error: Exception) -> str:
+    """The first line: after it litellm may add a traceback, and some providers the whole request."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _code(error: Exception) -> str:
+    """The wire format's error code, which litellm replaces by the status here and there."""
+    body: Any = getattr(error, "body", None)
+    return str(body.get("code") if isinstance(body, dict) else getattr(error, "code", None))
+
+
+def _retry_after(error: Exception) -> float | None:
+    headers = getattr(error, "litellm_response_headers", None) or {}
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:  # none, or a date
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -1,0 +1,38 @@
+"""Three timers over one call: until its first event, between two events, and until the answer's deadline.
+
+Knows nothing of what comes after a timeout.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from app.gateway.context import CallContext
+from app.gateway.deployments import Deployment
+from app.gateway.failures import Failure
+from app.gateway.inference import Event
+
+
+async def timed(events: AsyncGenerator[Event], deployment: Deployment, context: CallContext) -> AsyncGenerator[Event]:
+    """Pass the events on; the time that their reader takes counts for the deadline only.
+
+    Raises:
+        Failure: of kind timeout before the first event, of kind stalled after it.
+
+    """
+    limit, setting = deployment.settings.timeout_seconds, f"{deployment.variable}_TIMEOUT_SECONDS"
+    begun = False
+    async with aclosing(events):
+        while True:
+            try:
+                async with asyncio.timeout(min(limit, context.seconds_left)):
+                    event = await anext(events)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                which = "DEADLINE_SECONDS" if context.seconds_left <= 0 else setting
+                detail = f"{deployment.model} {'fell silent' if begun else 'did not answer'} in time ({which})"
+                raise Failure("stalled" if begun else "timeout", detail) from None
+            yield event
+            begun = True
+            limit, setting = deployment.settings.idle_seconds, f"{deployment.variable}_IDLE_SECONDS"
