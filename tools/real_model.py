@@ -14,7 +14,7 @@ from importlib.metadata import distribution
 
 NAME = "smollm2"
 CONTEXT_TOKENS = 8_192
-THREADS = 2
+THREADS = 1  # they wait for each other in a loop: two are many times slower where another process runs
 
 
 @contextmanager

@@ -38,8 +38,13 @@ class AppError(Exception):
     status = 500
 
     def __init__(self, detail: str = "") -> None:
-        self.message = detail or inspect.cleandoc(self.__doc__ or "")
+        self.message = detail or self.sentence()
         super().__init__(self.message)
+
+    @classmethod
+    def sentence(cls) -> str:
+        """The first paragraph of the class's docstring."""
+        return " ".join(inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].split())
 
     @property
     def code(self) -> str:
@@ -106,8 +111,8 @@ class BudgetExceeded(AppError):
 class ProviderError(AppError):
     """The model provider failed.
 
-    `detail` says more: the model, the status and what the provider said, for a log or a terminal. Clients over HTTP
-    get the class's own sentence. `retry_after` is in seconds.
+    `message` says more: the model, the status and what the provider said, for a log or a terminal. Clients over HTTP
+    get the sentence of the class. `retry_after` is in seconds.
     """
 
     status = 502
@@ -115,11 +120,6 @@ class ProviderError(AppError):
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
-
-    @property
-    def public(self) -> str:
-        """What somebody may know who does not run the application."""
-        return inspect.cleandoc(self.__doc__ or "").partition("\n")[0]
 
 
 class ProviderRejected(ProviderError):

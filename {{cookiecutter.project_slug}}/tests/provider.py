@@ -25,6 +25,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+MODEL = "gpt-4o"  # whatever was asked for: who goes by it takes the wrong price
 DIMENSIONS = 4
 FRAGMENT_CHARACTERS = 5
 KEPT_CALLS = 1_000
@@ -403,7 +404,7 @@ class Provider:
 def _chat(kind: str, choice: dict[str, Any] | None, usage: Usage | None = None) -> dict[str, Any]:
     choices = [{"index": 0, **choice}] if choice else []
     counted = {"usage": usage} if usage else {}
-    return {"id": "chatcmpl-1", "object": kind, "created": 0, "model": "another-name", "choices": choices, **counted}
+    return {"id": "chatcmpl-1", "object": kind, "created": 0, "model": MODEL, "choices": choices, **counted}
 
 
 def _chunk(delta: dict[str, Any], finish: str | None = None) -> str:
@@ -425,7 +426,7 @@ def _embeddings(texts: list[str]) -> dict[str, Any]:
         {"object": "embedding", "index": n, "embedding": [float(len(text) + d) for d in range(DIMENSIONS)]}
         for n, text in enumerate(texts)
     ]
-    return {"object": "list", "model": "another-name", "data": data}
+    return {"object": "list", "model": MODEL, "data": data}
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 What a client sees of an unforeseen error is a sentence; the rest is in the log.
 """
 
+import math
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,8 +24,9 @@ def body(status: int, message: str, code: str, param: str | None = None) -> dict
 
 
 def public(error: AppError) -> dict[str, dict[str, str | None]]:
-    """An error of ours as a client sees it."""
-    return body(error.status, error.message, error.code)
+    """An error of ours as a client sees it; what a provider said is for the log."""
+    message = error.sentence() if isinstance(error, ProviderError) else error.message
+    return body(error.status, message, error.code)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -33,9 +36,8 @@ def add_error_handlers(app: FastAPI) -> None:
     async def ours(_: Request, error: AppError) -> JSONResponse:
         if error.status not in CLIENT_ERRORS:
             log.error("the request failed", code=error.code, detail=error.message)
-        headers = {}
-        if isinstance(error, ProviderError) and error.retry_after is not None:
-            headers["Retry-After"] = str(round(error.retry_after))
+        wait = getattr(error, "retry_after", None)
+        headers = {} if wait is None else {"Retry-After": str(math.ceil(wait))}
         return JSONResponse(public(error), error.status, headers)
 
     @app.exception_handler(RequestValidationError)

@@ -23,7 +23,10 @@ FEWEST_TOKENS = 16  # some models refuse to write fewer
 
 @cli.command(rich_help_panel="Models")
 def models(
-    *, check: Annotated[bool, typer.Option("--check", help="Call each model once, with the smallest request.")] = False
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Call each once, with the smallest request; the first also loads libraries.")
+    ] = False,
 ) -> None:
     """Show the models of every role, in the order in which they are asked. --check exits with 1 if one fails."""
     if asyncio.run(_models(check=check)):

@@ -49,7 +49,7 @@ class Reservation:
 
 async def reserve(connection: AsyncConnection, day: date, wanted: Sequence[Reservation]) -> dict[str, str]:
     """Set aside what fits, first come, first served; of the others, the scope whose budget has no room, by id."""
-    values = {"day": day, "scopes": sorted({scope for one in wanted for scope in one.limits})}
+    values = {"day": day, "scopes": list({scope for one in wanted for scope in one.limits})}
     await connection.execute(LOCK, values)
     used = {row.scope: row.used for row in await connection.execute(USED, values)}
     refusals = {one.id: scope for one in wanted if (scope := _take(used, one))}

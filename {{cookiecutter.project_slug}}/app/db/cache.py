@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import ColumnElement, delete, func, insert, literal, select, text
+from sqlalchemy import ColumnElement, delete, exists, func, insert, literal, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -84,6 +84,11 @@ async def write_completion(
     added = upsert(completions_cache).values(tenant=tenant, key=key, **content)
     await connection.execute(added.on_conflict_do_update(index_elements=["key"], set_=content))
     await _delete_old(connection, "completions_cache", max_age)
+
+
+async def is_on(connection: AsyncConnection, shelf: Shelf) -> bool:
+    """Whether the shelf's route may use the semantic cache."""
+    return bool(await connection.scalar(select(exists().where(_is_on(shelf)))))
 
 
 async def nearest_answer(connection: AsyncConnection, shelf: Shelf, vector: Sequence[float]) -> bytes | None:

@@ -29,8 +29,11 @@ REDIRECTING = [f"{who}_{what}" for who in PROVIDERS_WITH_ADDRESS for what in ("B
 # The gateway's own timers end every call; litellm's must not be first.
 OUTLASTS_SECONDS = 3_600
 
+SAMPLING = ["temperature", "top_p", "seed", "presence_penalty", "frequency_penalty"]
+
 _loading = threading.Lock()
 _loaded: list[Any] = []
+_without_sampling: set[str] = set()
 
 
 def load() -> Any:  # litellm ships no usable types; this module is the fence around it
@@ -52,7 +55,6 @@ def load() -> Any:  # litellm ships no usable types; this module is the fence ar
                 logging.getLogger(name).setLevel(logging.WARNING)
             litellm.telemetry = False
             litellm.suppress_debug_info = True
-            litellm.drop_params = True  # a model that takes no temperature still answers
             litellm.DEFAULT_MAX_RETRIES = 0  # its embeddings take max_retries=0 for "not given" and use this
             litellm.custom_provider_map = [{"provider": "offline", "custom_handler": offline_provider.handler(litellm)}]
             # Its records of each call go nowhere, since the ledger is ours, and the worker that keeps them outlives
@@ -79,7 +81,7 @@ async def complete(
     """
     litellm = await _ready()
     with translated(deployment):
-        reply = await litellm.acompletion(messages=messages, **_call(deployment), **_given(parameters))
+        reply = await _completion(litellm, deployment, messages, parameters)
     if not reply.choices:
         raise Failure("garbled", f"{deployment.model} answered with nothing")
     choice = reply.choices[0]
@@ -102,9 +104,7 @@ async def stream(
     parameters = parameters | {"stream": True, "stream_options": {"include_usage": True}}
     said = _Said()
     with translated(deployment):
-        async with _closing(
-            litellm.acompletion(messages=messages, **_call(deployment), **_given(parameters))
-        ) as events:
+        async with _closing(await _completion(litellm, deployment, messages, parameters)) as events:
             async for event in events:
                 for choice in event.choices[:1]:
                     for piece in said.hear(choice.delta):
@@ -203,15 +203,25 @@ def _call(deployment: Deployment) -> dict[str, Any]:
     return {"model": deployment.model, **limits, **given, **deployment.parameters}
 
 
-def _given(parameters: dict[str, Any]) -> dict[str, Any]:
-    """With tools litellm looks for a package that only its proxy needs, unless it is told not to."""
-    return parameters | {"_skip_mcp_handler": True} if parameters.get("tools") else parameters
+async def _completion(litellm: Any, deployment: Deployment, messages: list[Message], parameters: dict[str, Any]) -> Any:
+    """Call, without what the model does not take of `SAMPLING`: a reasoning model answers without a temperature.
+
+    litellm's own way to drop parameters would also send a request again that was refused with 422, uncounted.
+    """
+    call = _call(deployment) | parameters | {"messages": messages}
+    if parameters.get("tools"):
+        call["_skip_mcp_handler"] = True  # or litellm looks for a package that only its proxy needs
+    if deployment.model not in _without_sampling:
+        try:
+            return await litellm.acompletion(**call)
+        except litellm.UnsupportedParamsError:  # raised before anything is sent
+            _without_sampling.add(deployment.model)
+    return await litellm.acompletion(**call, additional_drop_params=SAMPLING)
 
 
 @asynccontextmanager
-async def _closing(call: Any) -> AsyncIterator[Any]:
+async def _closing(events: Any) -> AsyncIterator[Any]:
     """The events of a streamed call; the connection is closed at the end, even by a task that is being cancelled."""
-    events = await call
     is_full = events.is_chunk_non_empty  # litellm takes pieces of a refusal for empty ones
     events.is_chunk_non_empty = lambda *chunk: is_full(*chunk) or bool(_refusal(chunk[1].choices[0].delta))
     try:

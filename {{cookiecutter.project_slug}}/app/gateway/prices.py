@@ -4,6 +4,7 @@ Knows nothing of budgets.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.gateway.deployments import Deployment
@@ -47,7 +48,7 @@ class Facts:
         return round(dollars * NANO / MILLION)
 
 
-def facts(deployment: Deployment, known: dict[str, object]) -> Facts:
+def facts(deployment: Deployment, known: Mapping[str, object]) -> Facts:
     """Put the settings before what litellm knows of the model, which is per token."""
     settings = deployment.settings
 

@@ -4,6 +4,7 @@ Knows the errors by their attributes, so that litellm need not be imported.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from app.gateway.failures import Failure, classify
 from app.gateway.redaction import redact
 
 SHOWN_OF_AN_ERROR = 300
+# How litellm names the same thing three times before it says anything.
+NAMES = re.compile(r"^(?:litellm\.\w+: |\w+Error: |\w+Exception:? -? ?)+")
 UNREACHABLE = {"APIConnectionError", "MidStreamFallbackError"}
 
 
@@ -42,7 +45,8 @@ def _failure(error: Exception, deployment: Deployment) -> Failure:
 
 def _said(error: Exception) -> str:
     """The first line: after it litellm may add a traceback, and some providers the whole request."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = (str(error).strip().splitlines() or [""])[0]
+    return NAMES.sub("", first) or type(error).__name__
 
 
 def _code(error: Exception) -> str:

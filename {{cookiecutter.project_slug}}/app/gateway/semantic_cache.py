@@ -37,6 +37,16 @@ class SemanticCache:
         self._database = database
         self._settings = settings
 
+    async def is_on(self, route: str) -> bool:
+        """Whether it is worth while to work out a scope and to look.
+
+        Raises:
+            DatabaseUnavailable: there is no connection, or it broke.
+
+        """
+        async with self._database.transaction() as connection:
+            return await rows.is_on(connection, self._shelf(route, None))
+
     async def find(self, route: str, scope: object, vector: Sequence[float]) -> dict[str, Any] | None:
         """The payload kept with the nearest question; None where none is near enough, or the route is off.
 
@@ -52,6 +62,8 @@ class SemanticCache:
         self, route: str, scope: object, question: str, vector: Sequence[float], payload: dict[str, Any]
     ) -> None:
         """Store a whole, checked answer as a JSON object. Where the route is off, nothing is stored.
+
+        Never an answer that was found here: from question to question its meaning would drift.
 
         Raises:
             DatabaseUnavailable: there is no connection, or it broke.

@@ -30,7 +30,7 @@ MOST_OF_A_NAME = 64  # characters
 INSTRUCTION = "Reply with JSON only, without any text around it. It must fit this JSON schema:\n"
 REPAIR = "This is not what was asked for. Reply again, with the corrected JSON only. What is wrong:\n"
 CUT = "The reply was cut at the largest number of tokens: write less."
-# OpenAI documents these as taken in strict mode; with any other it refuses the whole request.
+# What OpenAI's strict mode takes; with any other keyword it refuses the whole request.
 STRICT_KEYWORDS = frozenset(
     """
     type title description properties required additionalProperties items anyOf enum const $ref
@@ -117,7 +117,7 @@ class _StrictSchema(GenerateJsonSchema):
         made = super().generate_inner(schema)
         if made.get("type") == "object":
             made.setdefault("additionalProperties", False)
-        if "$ref" in made:
+        if "$ref" in made:  # not even a description may stand beside it
             made = {"$ref": made["$ref"]}
         says_what = made.keys() & {"type", "anyOf", "enum", "const", "$ref"}  # Any says nothing
         if not says_what or not made.keys() <= STRICT_KEYWORDS or made.get("additionalProperties"):

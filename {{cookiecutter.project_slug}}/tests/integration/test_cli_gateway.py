@@ -112,7 +112,7 @@ def test_models_check_says_what_is_wrong(app: Command, monkeypatch: pytest.Monke
     with Provider() as provider:
         provider.then(Rejected(401, f"wrong key {CANARY}"), Hang(), Reply())
         set_all(monkeypatch, CHAT_MODEL="openai/a", CHAT_API_BASE=provider.url, CHAT_API_KEY=CANARY)
-        set_all(monkeypatch, CHAT_2_MODEL="openai/b", CHAT_2_API_BASE=provider.url, CHAT_2_TIMEOUT_SECONDS=0.2)
+        set_all(monkeypatch, CHAT_2_MODEL="openai/b", CHAT_2_API_BASE=provider.url, CHAT_2_TIMEOUT_SECONDS=0.5)
         set_all(monkeypatch, CHAT_3_MODEL="openai/c", CHAT_3_API_BASE=nobody)
         set_all(monkeypatch, JUDGE_MODEL="openai/d", JUDGE_API_BASE=provider.url)
         ended = app("models", "--check")
@@ -120,7 +120,7 @@ def test_models_check_says_what_is_wrong(app: Command, monkeypatch: pytest.Monke
     assert ended.status == 1
     assert "is CHAT_API_KEY right" in refused
     assert "canary" not in ended.out + ended.err
-    assert slow == "no answer within CHAT_2_TIMEOUT_SECONDS (0.2)"
+    assert slow == "no answer within CHAT_2_TIMEOUT_SECONDS (0.5)"
     assert "is CHAT_3_API_BASE right" in away
     assert embedding.startswith("ok, ")
     assert judge.startswith("ok, ")

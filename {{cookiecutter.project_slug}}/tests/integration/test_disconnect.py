@@ -176,6 +176,7 @@ async def test_work_after_the_answer_is_finished_though_the_client_has_gone() ->
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            await receive()
             await PlainTextResponse("all", background=BackgroundTask(later))(scope, receive, send)
 
     async def later() -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError
 from structlog.testing import capture_logs
 
+from app.db.budgets import Reservation, reserve
 from app.db.engine import Database, connect
 from app.db.ledger import SpendRow, _storable, spend, write
 from app.errors import BudgetExceeded, ConfigurationError, DatabaseUnavailable
@@ -244,6 +245,33 @@ async def test_accounts_always_equal_the_ledger(database: Database, migrated_url
     assert await accounts(database) == await sums(database) != {}
 
 
+@pytest.mark.parametrize("step", ["reserve", "write"])
+async def test_accounts_are_locked_in_one_order(database: Database, step: str) -> None:
+    """Whoever has to wait for an account holds those before it and none after it, so nobody waits in a circle."""
+    names = random.Random(7).sample(range(100, 1_000), 60)  # noqa: S311  # a mix, not a secret
+    scopes = sorted(f"key:{name}" for name in names)
+    records = [inference(attempt(1), tenant="~", api_key_id=str(name)) for name in names]
+    asked = [Reservation(one.id, {f"key:{one.api_key_id}": 9}, 1, 9) for one in records]
+    async with database.transaction() as connection:
+        await write(connection, records)
+
+    async def work() -> None:
+        async with database.transaction() as connection:
+            if step == "reserve":
+                await reserve(connection, NOW.date(), asked)
+            else:
+                await write(connection, [replace(one, id=str(uuid.uuid4())) for one in records])
+
+    lock = "SELECT scope FROM budget_accounts WHERE scope LIKE 'key:%' "
+    async with asyncio.TaskGroup() as group, asyncio.timeout(PATIENCE_SECONDS), database.transaction() as connection:
+        await connection.execute(text(f"{lock} AND scope = :middle FOR UPDATE"), {"middle": scopes[30]})
+        group.create_task(work())
+        while not await connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+            pass
+        free = await connection.execute(text(f"{lock} FOR UPDATE SKIP LOCKED"))
+        assert sorted(free.scalars()) == scopes[30:]
+
+
 async def test_the_budgets_of_tenant_and_key_hold_both(database: Database) -> None:
     """A call needs room in both; what one refuses, the other does not count; without a key the tenant's holds alone."""
     async with ledger_of(database, tenant=6, key=3) as ledger:
@@ -313,10 +341,8 @@ async def test_a_new_day_has_a_new_budget(far_east: Database) -> None:
     spent = {("tenant:default", yesterday): (90, 0), ("tenant:default", NOW.date()): (4, 0)}
     assert await accounts(far_east) == await sums(far_east) == spent
     async with far_east.transaction() as connection:
-        assert [(row.day, row.cost_nanousd) for row in await spend(connection, yesterday)] == [
-            (yesterday, 90),
-            (NOW.date(), 4),
-        ]
+        days = [[row.day for row in await spend(connection, since)] for since in (yesterday, NOW.date())]
+    assert days == [[yesterday, NOW.date()], [NOW.date()]]
 
 
 async def test_what_yesterday_set_aside_is_not_todays(database: Database) -> None:
@@ -388,6 +414,16 @@ async def test_leaving_writes_what_is_left(database: Database) -> None:
     assert await accounts(database) == {("tenant:default", NOW.date()): (3_600, 0)}
 
 
+async def test_a_full_batch_does_not_wait_for_more(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows as are written at once go at once."""
+    monkeypatch.setattr(ledger_module, "LINGER_SECONDS", 3_600)
+    async with ledger_of(database) as ledger, asyncio.timeout(PATIENCE_SECONDS):
+        for _ in range(ledger_module.BATCH_ROWS):
+            ledger.record(inference())
+        while not await count(database, "inferences"):
+            pass
+
+
 async def test_what_comes_while_the_last_batch_is_written_is_not_lost(database: Database) -> None:
     """Whenever a record comes, it is written, or, when the ledger was closed already, logged."""
     records = [inference() for _ in range(300)]
@@ -417,7 +453,7 @@ async def test_records_are_written_without_being_asked_for(database: Database) -
 async def test_records_wait_while_the_database_is_away(
     database: Database, line: Line, distant: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A flush says that it is away, nothing is lost, and without being asked the ledger tries again until it is back."""
+    """A flush says that it is away, nothing is lost, and the ledger tries again by itself until it is back."""
     monkeypatch.setattr(ledger_module, "LONGEST_PAUSE_SECONDS", 0.02)
     async with ledger_of(distant, tenant=100) as ledger, asyncio.timeout(PATIENCE_SECONDS):
         reservation = await ledger.reserve(context(), 60, "m")

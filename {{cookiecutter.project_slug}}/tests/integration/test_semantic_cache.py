@@ -261,7 +261,7 @@ def test_what_cannot_be_ruled_out_is_more_than_what_was_counted(
 def test_a_mistake_in_the_pairs_is_named_with_its_line(tmp_path: Path, line: str, reason: str) -> None:
     """The third line is wrong, and an empty one counts as a line."""
     file = tmp_path / "pairs.jsonl"
-    file.write_text(f'{{"a": "1", "b": "2", "same": false}}\n\n{line}\n')
+    file.write_text('{"a": "1", "b": "2", "same": false}\n\n' + line)
     with pytest.raises(InvalidInput, match=rf"pairs.jsonl:3: {reason}"):
         load_pairs(file)
 
@@ -276,6 +276,7 @@ async def test_an_unmeasured_route_stores_and_finds_nothing(
     database: Database, gateway: Gateway, cache: SemanticCache
 ) -> None:
     """Off is the default."""
+    assert not await cache.is_on("ask")
     vector = await vector_of(gateway, ASKED)
     await cache.keep("ask", SCOPE, ASKED, vector, ANSWER)
     assert await cache.find("ask", SCOPE, vector) is None
@@ -287,6 +288,7 @@ async def test_a_reworded_question_gets_the_answer_and_a_near_miss_does_not(
     gateway: Gateway, cache: SemanticCache
 ) -> None:
     """From the threshold on, questions are the same."""
+    assert (await cache.is_on("ask"), await cache.is_on("other")) == (True, False)
     await cache.keep("ask", SCOPE, ASKED, await vector_of(gateway, ASKED), ANSWER)
     assert await cache.find("ask", SCOPE, await vector_of(gateway, REWORDED)) == ANSWER
     assert await cache.find("ask", SCOPE, await vector_of(gateway, NEAR_MISS)) is None
@@ -333,6 +335,7 @@ async def test_another_embedding_model_than_the_measured_one_is_off(
     await cache.keep("ask", SCOPE, ASKED, vector, ANSWER)
     changed = settings.embedding.model_copy(update={"model": "openai/embed"})
     another = SemanticCache(database, settings.model_copy(update={"embedding": changed}))
+    assert not await another.is_on("ask")
     assert await another.find("ask", SCOPE, [1.0, 0.0]) is None
     await another.keep("ask", SCOPE, ASKED, [1.0, 0.0], ANSWER)
     assert await count(database, "semantic_cache") == 1
@@ -346,7 +349,8 @@ async def test_a_limit_that_is_lowered_holds_at_once(
     vector = await vector_of(gateway, ASKED)
     await cache.keep("ask", SCOPE, ASKED, vector, ANSWER)
     stricter = settings.model_copy(update={"semantic_cache_max_false_hits": 0.01})
-    assert await SemanticCache(database, stricter).find("ask", SCOPE, vector) is None
+    under_it = SemanticCache(database, stricter)
+    assert (await under_it.is_on("ask"), await under_it.find("ask", SCOPE, vector)) == (False, None)
 
 
 @pytest.mark.usefixtures("switched_on")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from app import errors
-from app.errors import AppError, ConfigurationError, NoDocuments, ProviderError, ProviderRateLimited
+from app.errors import AppError, ConfigurationError, NoDocuments, ProviderRateLimited
 
 DRAWN = re.compile(r"([A-Z]\w+) +(\d{3})")
 
@@ -22,9 +22,9 @@ def test_the_drawing_shows_every_error_with_its_status() -> None:
 
 @pytest.mark.parametrize("kind", _family(AppError))
 def test_an_error_without_detail_says_its_docstring(kind: type[AppError]) -> None:
-    """The docstring is the message, in one clean line that ends like a sentence."""
+    """The docstring's first paragraph is the message, in one clean line that ends like a sentence."""
     message = kind().message
-    assert message == str(kind()) == (kind.__doc__ or "").strip()
+    assert message == str(kind()) == (kind.__doc__ or "").strip().partition("\n\n")[0]
     assert re.fullmatch(r"[A-Z].+\.", message)
 
 
@@ -38,12 +38,6 @@ def test_the_code_is_the_name_that_programs_compare() -> None:
     assert NoDocuments().code == "no_documents"
     codes = [kind().code for kind in _family(AppError)]
     assert len(set(codes)) == len(codes)
-
-
-def test_only_trouble_that_may_pass_is_worth_another_attempt() -> None:
-    """Rate limits and faults on the provider's side are retryable; a refusal and the deadline are not."""
-    retryable = {kind.__name__ for kind in _family(ProviderError) if issubclass(kind, ProviderError) and kind.retryable}
-    assert retryable == {"ProviderRateLimited", "ProviderUnavailable"}
 
 
 def test_a_provider_error_passes_on_when_to_come_back() -> None:

@@ -92,6 +92,11 @@ def test_every_pair_of_types_is_told_apart() -> None:
             assert _refusal(_user(part)) == f"message 1: an attachment does not begin as {said} does"
 
 
+def test_the_right_beginning_counts_at_the_beginning_only() -> None:
+    """A page with a picture somewhere in it is no picture."""
+    assert "does not begin as image/png" in _refusal(_user(_picture(content=b"<html>" + BEGINNINGS["image/png"])))
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -102,6 +107,7 @@ def test_every_pair_of_types_is_told_apart() -> None:
         {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}},
         {"type": "image_url", "image_url": "https://example.org/cat.png"},
         {"type": "image_url", "image_url": {"url": _picture()["image_url"]["url"], "format": "https://example.org"}},
+        {**_picture(), "source": {"type": "url", "url": "https://example.org/cat.png"}},
         {"type": "text", "text": "see", "image_url": {"url": "https://example.org/cat.png"}},
         {"type": "file", "file": {"file_id": "https://example.org/cat.pdf"}},
         {"type": "document", "source": {"type": "url", "url": "https://example.org/cat.pdf"}},
