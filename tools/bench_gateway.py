@@ -63,11 +63,11 @@ class Comparison:
 
 
 COMPARISONS = [
-    Comparison("gateway / bare litellm, c=16", "gateway", "bare", "complete", 16, 400, 1.25),
-    Comparison("gateway / bare litellm, c=64", "gateway", "bare", "complete", 64, 400, 1.25),
+    Comparison("gateway / bare litellm, c=16", "gateway", "bare", "complete", 16, 300, 1.25),
+    Comparison("gateway / bare litellm, c=64", "gateway", "bare", "complete", 64, 300, 1.25),
     Comparison("cache hit / pass-through, c=16", "hits", "pass", "complete", 16, 1_500, 2),
     Comparison("cache hit / pass-through, c=64", "hits", "pass", "complete", 64, 1_500, 2),
-    Comparison("gateway / bare litellm, a chunk of a stream, c=16", "gateway", "bare", "stream", 16, 32, 1.15, CHUNKS),
+    Comparison("gateway / bare litellm, a chunk of a stream, c=16", "gateway", "bare", "stream", 16, 24, 1.15, CHUNKS),
 ]
 
 

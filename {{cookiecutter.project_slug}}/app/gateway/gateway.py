@@ -7,14 +7,14 @@ Knows nothing of prompts or documents.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import structlog
 
 from app.db.engine import Database
-from app.errors import AppError, ConfigurationError, InvalidInput
+from app.errors import AppError, ConfigurationError, DeadlineExceeded, InvalidInput
 from app.gateway import litellm_adapter, parts
 from app.gateway.cache import Cache, Flight
 from app.gateway.context import CallContext
@@ -160,6 +160,8 @@ class Gateway:
 
     async def _first_success(self, inference: OpenInference, call: Call) -> AsyncGenerator[Event]:
         """The loop: each deployment in order, each up to MAX_ATTEMPTS times, until one answers."""
+        if inference.context.seconds_left <= 0:
+            raise DeadlineExceeded("the calls before this one took all the time there was (DEADLINE_SECONDS)")
         failures: list[Failure] = []
         for guard in await self._able(inference):
             if not await _reads_enough(guard.deployment, inference):
@@ -216,18 +218,14 @@ class Gateway:
         context, most = attempt.inference.context, attempt.facts.cost(attempt.inference.largest)
         return await self._ledger.reserve(context, most, attempt.deployment.model)
 
-    @asynccontextmanager
-    async def _flight(
+    def _flight(
         self, inference: OpenInference, messages: list[Message], parameters: dict[str, Any]
-    ) -> AsyncIterator[Flight]:
-        """What the cache has, or the right to ask a model; at once where nothing is cached."""
-        context = inference.context
-        key = self._cache.key(context, self.deployments(inference.role), messages, parameters) if self._cache else None
-        if self._cache is None or key is None:
-            yield Flight()
-            return
-        async with self._cache.flight(key, context) as flight:
-            yield flight
+    ) -> AbstractAsyncContextManager[Flight]:
+        """What the cache has, or the right to ask a model."""
+        if self._cache is None:
+            return nullcontext(Flight())
+        key = self._cache.key(inference.context, inference.deployments, messages, parameters)
+        return self._cache.flight(key, inference.context)
 
     @contextmanager
     def _recorded(self, inference: OpenInference) -> Iterator[None]:

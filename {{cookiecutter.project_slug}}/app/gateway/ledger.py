@@ -25,6 +25,7 @@ from app.gateway.context import CallContext
 from app.types import Inference
 
 LINGER_SECONDS = 0.25  # how long records wait for company
+REST_SECONDS = 0.01  # after a batch, so that under load more calls share the next one, and one call alone never waits
 LONGEST_PAUSE_SECONDS = 30  # between two tries while the database is away
 BATCH_ROWS = 500
 BATCH_SECONDS = 10
@@ -150,7 +151,7 @@ class Ledger:
         return await waiter
 
     async def _run(self) -> None:
-        """One batch after the other: at once if somebody waits for it, else after a pause."""
+        """One batch after the other: at once, or nearly, if somebody waits for it, else after a pause."""
         while True:
             await self._work.wait()
             with suppress(TimeoutError):
@@ -159,6 +160,7 @@ class Ledger:
             self._work.clear()
             self._urgent.clear()
             await self._batch()
+            await asyncio.sleep(REST_SECONDS)
 
     async def _batch(self) -> None:
         waiters, self._waiters = self._waiters, []

@@ -16,19 +16,21 @@ from app.errors import (
     AnswerCut,
     ConfigurationError,
     DeadlineExceeded,
+    InvalidInput,
     ProviderError,
     ProviderMisconfigured,
     ProviderRateLimited,
     ProviderRejected,
     ProviderUnavailable,
 )
-from app.gateway.gateway import ChatEvent, Gateway
+from app.gateway.gateway import ChatEvent, Gateway, open_gateway
 from app.rag.ingest import Ingester
 from app.rag.pipeline import ABSTENTION, Pipeline
 from app.settings import ChatSettings, Settings
-from app.types import Completion, Message, TextDelta, Usage
+from app.types import Completion, Message, TextDelta, ToolCallDelta, Usage
 from tests.provider import (
     Behaviour,
+    CallTools,
     CutStream,
     Garbage,
     Hang,
@@ -39,9 +41,12 @@ from tests.provider import (
     Reply,
     ServerError,
     StallStream,
+    Tool,
+    tokens,
 )
 
 QUESTION: list[Message] = [{"role": "user", "content": "What is the canary question?"}]
+FENCED: list[Message] = [{"role": "user", "content": "<question>\nWhat is BM25?\n</question>"}]
 CANARY = "canary-7d41-secret"
 BRIEF_SECONDS = 0.5
 PATIENCE_SECONDS = 10
@@ -348,9 +353,8 @@ async def test_a_provider_that_is_not_there_is_unavailable(gateway_with: MakeGat
 
 async def test_offline_models_take_the_same_path_and_say_what_they_are(gateway: Gateway) -> None:
     """The extractive model completes, streams and costs nothing, and its notice tells a reader about it."""
-    question: list[Message] = [{"role": "user", "content": "<question>\nWhat is BM25?\n</question>"}]
-    completion = await gateway.complete(question)
-    text, streamed = await collect(gateway.stream(question))
+    completion = await gateway.complete(FENCED)
+    text, streamed = await collect(gateway.stream(FENCED))
     assert completion.text == text == streamed.text == "NOT IN THE DOCUMENTS"
     assert (completion.cost_nanousd, completion.usage) == (0, Usage(5, 4))
     assert "no language model was used" in completion.notice
@@ -427,3 +431,116 @@ async def test_quotes_of_a_real_endpoint_are_checked_on_the_way(
     assert kept.text == "At 80. [1] Boiling is best."
     assert (dropped.abstained, dropped.text, dropped.citations) == (True, ABSTENTION, ())
     assert "eighty degrees for two minutes" in provider.requests[0].body["messages"][1]["content"]
+
+
+async def test_one_deadline_covers_all_calls_of_an_answer(gateway_with: MakeGateway, provider: Provider) -> None:
+    """What the first call used up is not there for the second: it ends at once, and asks nobody."""
+    gateway = gateway_with(max_attempts=1)
+    context = gateway.context(seconds=BRIEF_SECONDS)
+    provider.then(Hang())
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded):
+            await gateway.complete(QUESTION, context=context)
+    assert len(provider.requests) == 1
+
+
+async def test_the_context_knows_what_all_calls_cost(gateway_with: MakeGateway, provider: Provider) -> None:
+    """Embedding, a failed attempt and the answer add up; one unknown price makes the sum unknown."""
+    gateway = gateway_with(chat={"model": "openai/gpt-4o-mini"}, embedding={"model": "openai/text-embedding-3-small"})
+    context = gateway.context(tenant="acme", api_key_id="key-1")
+    await gateway.embed(["a text"], context=context)
+    provider.then(ServerError(retry_after=0))
+    await gateway.complete(QUESTION, context=context)
+    assert context.cost_nanousd == 11 * 20 + 11 * 150 + 7 * 600
+    assert [(i.role, i.tenant, i.api_key_id) for i in context.inferences] == [
+        ("embedding", "acme", "key-1"),
+        ("chat", "acme", "key-1"),
+    ]
+    await gateway_with().complete(QUESTION, context=context)
+    assert context.cost_nanousd is None
+
+
+async def test_cached_tokens_have_the_providers_lower_price(gateway_with: MakeGateway, provider: Provider) -> None:
+    """Tokens that the provider had read before are counted apart and cost less."""
+    provider.then(Reply(usage=tokens(100, 10, cached=40)))
+    reply = await gateway_with(chat={"model": "openai/gpt-4o-mini"}).complete(QUESTION)
+    assert reply.usage == Usage(100, 10, cached_tokens=40)
+    assert reply.cost_nanousd == 60 * 150 + 40 * 75 + 10 * 600
+
+
+async def test_prices_of_the_settings_win(gateway_with: MakeGateway) -> None:
+    """A price per million tokens that the settings name is taken before litellm's."""
+    chat = {"model": "openai/gpt-4o-mini", "input_price": 1, "output_price": 2}
+    assert (await gateway_with(chat=chat).complete(QUESTION)).cost_nanousd == 11 * 1_000 + 7 * 2_000
+
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+RAIN = Tool(name="weather", arguments='{"city": "Cork"}')
+
+
+async def test_tool_calls_pass_through(gateway_with: MakeGateway, provider: Provider) -> None:
+    """The tools go out as they are, and the calls come back with their arguments."""
+    provider.then(CallTools(tools=(RAIN,)))
+    reply = await gateway_with().complete(QUESTION, parameters={"tools": [WEATHER], "tool_choice": "auto"})
+    assert provider.requests[0].body["tools"] == [WEATHER]
+    assert [(c.name, c.arguments) for c in reply.tool_calls] == [("weather", '{"city": "Cork"}')]
+    assert reply.finish_reason == "tool_calls"
+
+
+async def test_pieces_of_a_tool_call_join_to_the_call(gateway_with: MakeGateway, provider: Provider) -> None:
+    """In a stream they come as deltas, and whole in the completion."""
+    provider.then(CallTools(tools=(RAIN,)))
+    events = [event async for event in gateway_with().stream(QUESTION, parameters={"tools": [WEATHER]})]
+    pieces = [event for event in events if isinstance(event, ToolCallDelta)]
+    assert "".join(piece.arguments for piece in pieces) == '{"city": "Cork"}'
+    assert isinstance(events[-1], Completion)
+    assert events[-1].tool_calls[0].name == pieces[0].name == "weather"
+
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PICTURE: list[Message] = [
+    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}]}
+]
+
+
+async def test_a_picture_goes_to_a_deployment_that_takes_pictures(
+    gateway_with: MakeGateway, provider: Provider
+) -> None:
+    """The first choice does not, so nobody asks it."""
+    seeing = {"model": "openai/seeing", "api_base": provider.url, "images": True}
+    reply = await gateway_with(chat_2=seeing).complete(PICTURE)
+    assert reply.model == "openai/seeing"
+    assert provider.requests[0].body["messages"] == PICTURE
+
+
+@pytest.mark.parametrize("role", ["complete", "stream"])
+async def test_a_picture_that_nobody_takes_is_refused(gateway_with: MakeGateway, provider: Provider, role: str) -> None:
+    """The error names the setting, and no call is made."""
+    with pytest.raises(InvalidInput, match="CHAT_IMAGES=true"):
+        await (gateway_with().complete(PICTURE) if role == "complete" else collect(gateway_with().stream(PICTURE)))
+    assert provider.requests == []
+
+
+async def test_a_role_that_nobody_plays_is_an_error_that_names_the_setting(gateway_with: MakeGateway) -> None:
+    """The judge has no model unless one is set."""
+    with pytest.raises(ConfigurationError, match="set JUDGE_MODEL"):
+        await gateway_with().complete(QUESTION, role="judge")
+    assert (await gateway_with(judge={"model": "offline/extractive"}).complete(FENCED, role="judge")).cost_nanousd == 0
+
+
+async def test_a_cached_answer_is_replayed_as_a_stream(provider: Provider, database: Database) -> None:
+    """The second time nobody is called: one piece, then the completion, marked, at no cost."""
+    settings = Settings(chat={"model": "openai/gpt-4o-mini", "api_base": provider.url}, cache_mode="on")
+    async with open_gateway(settings, database) as gateway:
+        first = await gateway.complete(QUESTION)
+        text, again = await collect(gateway.stream(QUESTION))
+    assert (text, again.text) == (first.text, first.text)
+    assert (again.cached, again.cost_nanousd, again.saved_nanousd) == ("exact", 0, first.cost_nanousd)
+    assert len(provider.requests) == 1
+
+
+async def test_parameters_go_to_the_provider_under_openais_names(gateway_with: MakeGateway, provider: Provider) -> None:
+    """What a caller gives wins over the defaults."""
+    await gateway_with().complete(QUESTION, parameters={"temperature": 0.7, "seed": 3, "stop": ["x"], "max_tokens": 5})
+    sent = provider.requests[0].body
+    assert [sent[name] for name in ("temperature", "seed", "stop", "max_tokens")] == [0.7, 3, ["x"], 5]

@@ -336,7 +336,7 @@ async def test_a_stall_ends_after_the_idle_time_and_closes_the_connection(
     """It is a timeout, 504, and no failed connection; and nobody else goes on."""
     first.then(StallStream())
     with pytest.raises(DeadlineExceeded, match="CHAT_IDLE_SECONDS") as caught:
-        await read(gateway_with(chat={"idle_seconds": BRIEF_SECONDS}))
+        await read(gateway_with(deadline_seconds=10, chat={"idle_seconds": BRIEF_SECONDS}))
     assert caught.value.status == 504
     await first.until(lambda count: (count.open, count.disconnects) == (0, 1))
     assert (first.count.calls, second.count.calls) == (1, 0)
@@ -435,6 +435,17 @@ async def test_tool_arguments_that_are_no_json_are_an_error(
     first.then(CallTools(tools=(Tool(arguments='{"city": Oslo'),)))
     with pytest.raises(error):
         await ask(gateway_with(**ONCE, alone=True), way)
+
+
+@BOTH_WAYS
+async def test_a_tool_call_that_the_limit_of_tokens_cut_is_not_asked_for_again(
+    gateway_with: MakeGateway, first: Provider, way: str
+) -> None:
+    """The same limit would cut it again, and each time is paid for; the finish says that it is not whole."""
+    first.then(CallTools(finish="length", tools=(Tool(arguments='{"city": "Os'),)))
+    reply = await ask(gateway_with(), way)
+    assert (reply.finish_reason, reply.tool_calls[0].arguments) == ("length", '{"city": "Os')
+    assert first.count.calls == 1
 
 
 # Malformed structured output
