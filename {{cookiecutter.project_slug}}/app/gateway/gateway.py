@@ -127,6 +127,12 @@ class Gateway:
                     vectors += [v async for event in events if isinstance(event, Embeddings) for v in event.vectors]
         return vectors
 
+    def reused(self, context: CallContext, saved_nanousd: int | None) -> None:
+        """Note an answer of the semantic cache: nobody was called, and so much was saved."""
+        inference = OpenInference("chat", context, self.deployments(), Usage())
+        with self._recorded(inference):
+            inference.served_from_cache("semantic", saved_nanousd)
+
     async def _chat(
         self,
         call: Callable[..., AsyncGenerator[Event]],
@@ -146,7 +152,7 @@ class Gateway:
         with self._recorded(inference):
             async with self._flight(inference, messages, given) as flight:
                 if flight.hit:
-                    inference.served_from_cache(flight.hit)
+                    inference.served_from_cache("exact", flight.hit.saved_nanousd)
                     if call is litellm_adapter.stream:
                         yield TextDelta(flight.hit.text)
                     yield flight.hit
@@ -216,7 +222,11 @@ class Gateway:
         if self._ledger is None:
             return None
         context, most = attempt.inference.context, attempt.facts.cost(attempt.inference.largest)
-        return await self._ledger.reserve(context, most, attempt.deployment.model)
+        try:
+            async with asyncio.timeout_at(context.ends):
+                return await self._ledger.reserve(context, most, attempt.deployment.model)
+        except TimeoutError:
+            raise DeadlineExceeded("the ledger did not answer in time (DEADLINE_SECONDS)") from None
 
     def _flight(
         self, inference: OpenInference, messages: list[Message], parameters: dict[str, Any]

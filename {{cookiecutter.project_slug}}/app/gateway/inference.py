@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 
 from app.gateway.context import CallContext
 from app.gateway.deployments import Deployment
@@ -105,15 +106,16 @@ class OpenInference:
     largest: Usage
     needed: frozenset[Input] = frozenset()
     outcome: str = "cancelled"
-    hit: Completion | None = None
+    cached: Literal["", "exact", "semantic"] = ""
+    saved_nanousd: int | None = None
     attempts: list[Attempt] = field(default_factory=list)
     too_long_for: float = 0
     began: float = field(default_factory=time.monotonic)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def served_from_cache(self, hit: Completion) -> None:
+    def served_from_cache(self, which: Literal["exact", "semantic"], saved_nanousd: int | None) -> None:
         """Nobody was called."""
-        self.hit, self.outcome = hit, "ok"
+        self.cached, self.saved_nanousd, self.outcome = which, saved_nanousd, "ok"
 
     def close(self) -> Inference:
         """What the ledger keeps."""
@@ -126,7 +128,7 @@ class OpenInference:
             outcome=self.outcome,
             started_at=self.started_at,
             duration_ms=_milliseconds(self.began),
-            cached=self.hit.cached if self.hit else "",
-            saved_nanousd=self.hit.saved_nanousd if self.hit else None,
+            cached=self.cached,
+            saved_nanousd=self.saved_nanousd,
             attempts=tuple(self.attempts),
         )

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.db.answers import save_answer
 from app.db.engine import Database
@@ -20,6 +20,7 @@ from app.prompts.loader import Prompt, load_prompt
 from app.rag.citations import CitationReader
 from app.rag.citations import Event as CitationEvent
 from app.rag.retrieval import Retriever
+from app.rag.reuse import Lookup, Reuse
 from app.settings import Settings
 from app.types import Answer, Completion, Message, Passage, TextDelta
 
@@ -39,6 +40,7 @@ class _Turn:
 
     began: float
     context: CallContext
+    lookup: Lookup | None
     question: str
     passages: list[Passage]
     prompt: Prompt
@@ -54,6 +56,7 @@ class Pipeline:
         self._gateway = gateway
         self._settings = settings
         self._retriever = Retriever(database, gateway, settings)
+        self._reuse = Reuse(database, gateway, settings)
 
     async def ask(self, question: str) -> Answer:
         """Answer `question` and store the answer.
@@ -65,6 +68,8 @@ class Pipeline:
 
         """
         turn = await self._begin(question)
+        if isinstance(turn, Answer):
+            return turn
         completion = await self._gateway.complete(turn.messages, context=turn.context)
         for _ in (*turn.reader.feed(completion.text), *turn.reader.close()):
             pass
@@ -76,6 +81,12 @@ class Pipeline:
         Nothing is shown before the first citation that holds: until then it may still become an abstention.
         """
         turn = await self._begin(question)
+        if isinstance(turn, Answer):
+            yield TextDelta(turn.text)
+            for citation in turn.citations:
+                yield citation
+            yield turn
+            return
         completion: Completion | None = None
         held: list[CitationEvent] = []
         async with aclosing(self._gateway.stream(turn.messages, context=turn.context)) as events:
@@ -92,14 +103,17 @@ class Pipeline:
         assert completion is not None  # noqa: S101  # a stream ends with its completion or raises
         yield await self._finish(turn, completion)
 
-    async def _begin(self, question: str) -> _Turn:
-        """Everything up to the model's call."""
+    async def _begin(self, question: str) -> _Turn | Answer:
+        """Everything up to the model's call; an answer, where one was given before."""
         began, context = time.monotonic(), self._gateway.context(tenant=self._database.tenant)
         question = self._checked(question)
-        passages = await self._retriever.retrieve(question, context)
+        lookup = await self._reuse.look(question, context)
+        if lookup and lookup.found:
+            return await self._stored(replace(lookup.found, latency_ms=_milliseconds(began)))
+        passages = await self._retriever.retrieve(question, context, lookup.vector if lookup else None)
         prompt = load_prompt("answer")
         messages = prompt.messages(passages=fence(passages), question=neutral(question))
-        return _Turn(began, context, question, passages, prompt, messages, CitationReader(passages))
+        return _Turn(began, context, lookup, question, passages, prompt, messages, CitationReader(passages))
 
     def _checked(self, question: str) -> str:
         question = question.replace("\0", "").strip()
@@ -127,11 +141,20 @@ class Pipeline:
             prompt_hash=turn.prompt.content_hash,
             usage=completion.usage,
             cost_nanousd=turn.context.cost_nanousd,
-            latency_ms=round((time.monotonic() - turn.began) * 1000),
+            latency_ms=_milliseconds(turn.began),
             citations=tuple(turn.reader.citations),
             rejected=tuple(turn.reader.rejected),
             passages=tuple(turn.passages),
         )
+        if turn.lookup and completion.finish_reason == "stop":
+            await self._reuse.keep(turn.lookup, answer)
+        return await self._stored(answer)
+
+    async def _stored(self, answer: Answer) -> Answer:
         async with self._database.transaction() as connection:
             await save_answer(connection, self._database.tenant, answer)
         return answer
+
+
+def _milliseconds(since: float) -> int:
+    return round((time.monotonic() - since) * 1000)

@@ -4,6 +4,7 @@ Min-max weighted fusion, because reciprocal rank fusion loses to BM25 alone wher
 Knows nothing of answers.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from app.db import search, store
@@ -23,8 +24,10 @@ class Retriever:
         self._gateway = gateway
         self._settings = settings
 
-    async def retrieve(self, question: str, context: CallContext | None = None) -> list[Passage]:
-        """The best passages, best first, with the scores that led to them.
+    async def retrieve(
+        self, question: str, context: CallContext | None = None, vector: Sequence[float] | None = None
+    ) -> list[Passage]:
+        """The best passages, best first, with the scores that led to them; `vector` is the question's, if known.
 
         Raises:
             NoDocuments: there is nothing to search in.
@@ -35,7 +38,8 @@ class Retriever:
         async with self._database.transaction() as connection:
             if not await search.has_chunks(connection, tenant):
                 raise NoDocuments
-        [vector] = await self._gateway.embed([question], context=context)
+        if vector is None:
+            [vector] = await self._gateway.embed([question], context=context)
         async with self._database.transaction() as connection:
             await store.check_stamp(connection, tenant, self._settings.embedding.model, len(vector))
             keyword = await search.keyword_scores(connection, tenant, question, limit)

@@ -464,16 +464,18 @@ async def test_when_the_first_may_not_be_kept_all_others_go_on_at_once(upstream:
 
 
 async def test_those_who_went_on_are_led_again(upstream: Upstream) -> None:
-    """Whoever comes after a failed first call waits for one that is under way by then."""
-    first, second = await upstream.first_and_others(1)
+    """Whoever comes after a failed first call waits for one that is under way by then, though another one has ended."""
+    first, second, third = await upstream.first_and_others(2)
     first.cancel()
     async with asyncio.timeout(30):
-        await upstream.all_at_the_model(2)
-    third = asyncio.create_task(upstream.call())
+        await upstream.all_at_the_model(3)
+    third.cancel()
+    await asyncio.wait([third])
+    fourth = asyncio.create_task(upstream.call())
     await asyncio.sleep(0)
     upstream.may_answer.set()
-    assert list(await asyncio.gather(second, third)) == [HELLO, HIT]
-    assert upstream.calls == 2
+    assert list(await asyncio.gather(second, fourth)) == [HELLO, HIT]
+    assert upstream.calls == 3
 
 
 async def test_one_who_waits_and_leaves_harms_nobody(upstream: Upstream) -> None:
@@ -497,12 +499,21 @@ async def test_nobody_waits_beyond_the_own_deadline(upstream: Upstream) -> None:
 
 
 async def test_what_the_table_knew_is_not_held_up(database: Database) -> None:
-    """A reader who is slow to take a stored answer does not keep it from the others."""
+    """Of two that look together, one that is slow to take the stored answer does not keep it from the other."""
     await ask(opened(database), HELLO)
-    cache = opened(database)
-    async with cache.flight(KEY, caller()) as slow:
-        assert slow.hit == HIT
+    cache, other_has_it = opened(database), asyncio.Event()
+
+    async def slow() -> None:
+        async with cache.flight(KEY, caller()) as flight:
+            assert flight.hit == HIT
+            await other_has_it.wait()
+
+    async def quick() -> None:
         assert await ask(cache) == HIT
+        other_has_it.set()
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(slow(), quick())
 
 
 async def test_without_a_database_calls_are_made_and_memory_works(nowhere: Database) -> None:

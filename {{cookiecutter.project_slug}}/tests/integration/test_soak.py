@@ -179,7 +179,7 @@ def _megabytes() -> float:
 
 async def test_every_call_ends_well_or_in_an_error_of_ours_and_leaves_nothing(database: Database) -> None:
     """While a third of what providers do is wrong, calls end in time, the ledger agrees, and nothing is left behind."""
-    report = await soak(database, calls=300, at_a_time=16, timeout_seconds=2)
+    report = await soak(database, calls=300, at_a_time=16, timeout_seconds=1.5)
     assert report.outcomes["ok"] > 200
     assert len(report.outcomes) > 1
     assert report.attempts > 300
