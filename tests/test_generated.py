@@ -95,6 +95,9 @@ def test_readme_commands_work(project: Path) -> None:
     assert "ABSTAIN_BELOW" in run("make tune", project)
     assert "make ask" in run("make", project)
     assert "unchanged" in run("make ingest", project)
+    assert "offline/extractive" in run("make models", project)
+    assert "ok" in run(".venv/bin/app models --check", project)
+    assert "offline/static" in run("make costs", project)
     assert "packages" in run("make tested-set", project)
     assert (project / "tested-set.txt").read_bytes() == tested
 
@@ -125,6 +128,7 @@ def test_refuses_what_cannot_work(project: Path) -> None:
         ".venv/bin/app ingest empty.md": "is empty",
         "CHAT_MODEL=openai/gpt-5.4-mini .venv/bin/app ask hello": "set CHAT_API_KEY",
         "make migrate": "set DATABASE_URL",
+        ".venv/bin/app cache measure --route ask --threshold 0.95 --pairs evals/datasets/same-question.jsonl": "off",
     }.items():
         assert message in run(f"{command}; test $? -ne 0", project)
 
