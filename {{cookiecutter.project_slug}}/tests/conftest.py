@@ -40,6 +40,7 @@ def _stay_on_loopback(event: str, arguments: tuple[Any, ...]) -> None:
 def pytest_configure() -> None:
     """Close the network before anything is imported, and hide the developer's own settings."""
     sys.addaudithook(_stay_on_loopback)
+    os.environ.pop("COLUMNS", None)  # a width of the test runner's, which a console would keep for ever
     for name in list(os.environ):
         if any(name.lower() == field or name.lower().startswith(f"{field}_") for field in Settings.model_fields):
             os.environ.pop(name)

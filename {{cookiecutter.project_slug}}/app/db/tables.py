@@ -1,6 +1,6 @@
 """The tables, as SQLAlchemy knows them; migrations/ makes them, and a test compares the two.
 
-Every row carries its tenant. Knows nothing of queries.
+Every row carries its tenant, but for the switches of the semantic cache, which belong to all. Knows nothing of queries.
 """
 
 from typing import Any

@@ -151,7 +151,7 @@ class Gateway:
         inference = OpenInference(role, context, self.deployments(role), largest, needed)
         with self._recorded(inference):
             async with self._flight(inference, messages, given) as flight:
-                if flight.hit:
+                if flight.hit and accept(flight.hit):
                     inference.served_from_cache("exact", flight.hit.saved_nanousd)
                     if call is litellm_adapter.stream:
                         yield TextDelta(flight.hit.text)

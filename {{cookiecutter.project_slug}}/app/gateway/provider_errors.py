@@ -16,7 +16,7 @@ from app.gateway.redaction import redact
 SHOWN_OF_AN_ERROR = 300
 # How litellm names the same thing three times before it says anything.
 NAMES = re.compile(r"^(?:litellm\.\w+: |\w+Error: |\w+Exception:? -? ?)+")
-UNREACHABLE = {"APIConnectionError", "MidStreamFallbackError"}
+BROKE_OFF = "MidStreamFallbackError"  # litellm's own, for its router, which is not used here
 
 
 @contextmanager
@@ -33,12 +33,15 @@ def translated(deployment: Deployment) -> Iterator[None]:
 def _failure(error: Exception, deployment: Deployment) -> Failure:
     said = redact(_said(error), deployment.secrets)[:SHOWN_OF_AN_ERROR]
     status = getattr(error, "status_code", None)
-    if type(error).__name__ in UNREACHABLE or "connection error" in said.lower() or not isinstance(status, int):
+    name = type(error).__name__
+    if name == BROKE_OFF:
+        return Failure("unreachable", f"{deployment.model} broke off: {said}")
+    if name == "APIConnectionError" or "connection error" in said.lower() or not isinstance(status, int):
         place = deployment.settings.api_base or "its provider's address"
         setting = f"{deployment.variable}_API_BASE"
         hint = f"{deployment.model} at {place} cannot be reached: is it running, and is {setting} right? ({said})"
         return Failure("unreachable", hint)
-    kind = classify(status, f"{type(error).__name__} {_code(error)} {said}")
+    kind = classify(status, f"{name} {_code(error)} {said}")
     hint = f"; is {deployment.variable}_API_KEY right, and the model's name?" if kind == "misconfigured" else ""
     return Failure(kind, f"{deployment.model} ({status}): {said}{hint}", retry_after=_retry_after(error))
 

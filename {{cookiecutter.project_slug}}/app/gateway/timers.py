@@ -31,7 +31,9 @@ async def timed(events: AsyncGenerator[Event], deployment: Deployment, context: 
                 return
             except TimeoutError:
                 which = "DEADLINE_SECONDS" if context.seconds_left <= 0 else setting
-                detail = f"{deployment.model} {'fell silent' if begun else 'did not answer'} in time ({which})"
+                detail = (
+                    f"{deployment.model} {'was silent for too long' if begun else 'did not answer in time'} ({which})"
+                )
                 raise Failure("stalled" if begun else "timeout", detail) from None
             yield event
             begun = True

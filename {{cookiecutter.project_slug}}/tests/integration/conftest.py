@@ -1,6 +1,5 @@
 """The command line as a fixture, for the tests of its commands."""
 
-import gc
 import io
 import logging
 import sys
@@ -46,7 +45,6 @@ def app(
     def run(*arguments: str, stdin: str = "") -> Ended:
         monkeypatch.setattr(sys, "argv", ["app", *arguments])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        gc.collect()  # litellm's logging task of an earlier test's loop complains when it is collected: not in here
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
