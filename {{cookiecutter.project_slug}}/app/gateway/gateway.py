@@ -242,8 +242,8 @@ class Gateway:
         """One row in the ledger, however it ends."""
         try:
             yield
-        except AppError as error:
-            inference.outcome = error.code
+        except Exception as error:
+            inference.outcome = error.code if isinstance(error, AppError) else "internal_error"
             raise
         finally:
             done = inference.close()

@@ -379,6 +379,13 @@ async def test_a_deployment_says_whether_it_is_offline(gateway: Gateway, gateway
         ({"embedding": {"model": "small"}}, "EMBEDDING_MODEL is 'small'; write provider/model"),
         ({"chat": {"model": "offline/gpt"}}, "CHAT_MODEL is 'offline/gpt'; the offline one is offline/extractive"),
         ({"embedding": {"model": "offline/x"}}, "EMBEDDING_MODEL is 'offline/x'; the offline one is offline/static"),
+        ({"chat_2": {"model": "openai/gpt-4o"}}, "set CHAT_2_API_KEY"),
+        (
+            {"chat_2": {"model": "ollama_chat/x"}},
+            "CHAT_MODEL=offline/extractive and CHAT_2_MODEL=ollama_chat/x: an off",
+        ),
+        ({"embedding_2": {"model": "ollama/x"}}, "EMBEDDING_MODEL=offline/static and EMBEDDING_2_MODEL=ollama/x: an"),
+        ({"embedding": {"model": "ollama/x"}, "embedding_2": {"model": "ollama/y"}}, "must be the same model"),
     ],
 )
 def test_a_deployment_that_cannot_work_is_refused_before_a_call(given: dict[str, Any], told: str) -> None:
@@ -537,6 +544,13 @@ async def test_a_cached_answer_is_replayed_as_a_stream(provider: Provider, datab
     assert (text, again.text) == (first.text, first.text)
     assert (again.cached, again.cost_nanousd, again.saved_nanousd) == ("exact", 0, first.cost_nanousd)
     assert len(provider.requests) == 1
+
+
+def test_the_deployments_of_a_role_stand_in_the_order_of_their_numbers(gateway_with: MakeGateway) -> None:
+    """First the one without a number; the variables that describe it are told by the deployment."""
+    gateway = gateway_with(chat_3={"model": "ollama_chat/third"}, chat_2={"model": "ollama_chat/second"})
+    order = [(deployment.variable, deployment.model) for deployment in gateway.deployments()]
+    assert order == [("CHAT", "openai/test-model"), ("CHAT_2", "ollama_chat/second"), ("CHAT_3", "ollama_chat/third")]
 
 
 async def test_parameters_go_to_the_provider_under_openais_names(gateway_with: MakeGateway, provider: Provider) -> None:

@@ -107,13 +107,17 @@ def test_no_python_file_holds_a_template() -> None:
     assert [_name(path) for path in files if any(mark in path.read_text(encoding="utf-8") for mark in marks)] == []
 
 
+@pytest.fixture(scope="module")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder for bytecode, so that it is made once."""
+    return str(tmp_path_factory.mktemp("bytecode"))
+
+
 @pytest.fixture(scope="module", params=["app.api.main", "app.cli"])
-def imported(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[float, list[str], set[str]]:
+def imported(request: pytest.FixtureRequest, bytecode: str) -> tuple[float, list[str], set[str]]:
     """CPU seconds, sockets and modules of an import in a fresh process, bytecode made before."""
     child = [sys.executable, "-c", IMPORT, request.param]
-    environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode"))}
+    environment = os.environ | {"PYTHONPYCACHEPREFIX": bytecode}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     for _ in range(2):
         done = subprocess.run(child, cwd=PROJECT, env=environment, check=True, capture_output=True, text=True)
