@@ -145,10 +145,11 @@ class Gateway:
     ) -> AsyncGenerator[ChatEvent]:
         """From the cache, or else from the loop."""
         context = context or self.context()
-        given = {"temperature": 0, "max_tokens": self.settings.max_output_tokens} | (parameters or {})
+        given = {"temperature": 0, "max_tokens": self.settings.max_output_tokens}
+        given |= {name: value for name, value in (parameters or {}).items() if value is not None}
+        parts.check_parameters(given)
         needed = parts.check(messages, most_bytes=self.settings.max_attachment_bytes)
-        largest = largest_usage(messages, given.get("max_completion_tokens") or given["max_tokens"])
-        inference = OpenInference(role, context, self.deployments(role), largest, needed)
+        inference = OpenInference(role, context, self.deployments(role), largest_usage(messages, given), needed)
         with self._recorded(inference):
             async with self._flight(inference, messages, given) as flight:
                 if flight.hit and accept(flight.hit):

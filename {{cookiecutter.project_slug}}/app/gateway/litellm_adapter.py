@@ -246,7 +246,7 @@ def _is_object(arguments: str) -> bool:
 def _usage(counted: Any, messages: list[Message], text: str) -> Usage:  # litellm's usage, or None
     """The provider's count, or a guess that says so."""
     if counted is None or not counted.total_tokens:
-        return Usage(largest_usage(messages, 0).input_tokens, estimate_tokens(text), estimated=True)
+        return Usage(largest_usage(messages, {"max_tokens": 0}).input_tokens, estimate_tokens(text), estimated=True)
     details = getattr(counted, "prompt_tokens_details", None)
     return Usage(counted.prompt_tokens, counted.completion_tokens, getattr(details, "cached_tokens", None) or 0)
 

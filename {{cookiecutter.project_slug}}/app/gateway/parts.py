@@ -8,6 +8,7 @@ Knows nothing of models.
 
 import binascii
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from app.errors import InvalidInput
@@ -27,6 +28,29 @@ SOUNDS = {
     "wav": re.compile(rb"(?s:RIFF....WAVE)"),
     "mp3": re.compile(rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]"),  # a tag, or the first frame of MPEG 1, 2 or 2.5
 }
+
+
+PARAMETERS = frozenset(
+    """
+    temperature top_p seed stop max_tokens max_completion_tokens presence_penalty frequency_penalty logit_bias
+    reasoning_effort response_format tools tool_choice parallel_tool_calls user
+    """.split()  # noqa: SIM905  # a list of strings would take half a page
+)
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Let through what OpenAI's format has for one reply, and nothing that says where a call goes or with which key.
+
+    Raises:
+        InvalidInput: names the parameter.
+
+    """
+    if unknown := sorted(parameters.keys() - PARAMETERS):
+        raise InvalidInput(f"unknown parameters: {', '.join(unknown)}; there are {', '.join(sorted(PARAMETERS))}")
+    for name in ("max_tokens", "max_completion_tokens"):
+        most = parameters.get(name)
+        if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+            raise InvalidInput(f"{name} must be a whole number above 0")
 
 
 def check(messages: object, *, most_bytes: int) -> frozenset[Input]:

@@ -6,6 +6,7 @@ Knows nothing of budgets.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from app.gateway.deployments import Deployment
 from app.types import Message, Usage
@@ -17,6 +18,7 @@ BYTES_PER_TOKEN = 3
 CHARACTERS_PER_TOKEN = 4
 # What providers count for a large picture, roughly; a reservation should rather be too high.
 TOKENS_PER_ATTACHMENT = 2_000
+TOKENS_PER_MESSAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +81,20 @@ def estimate_tokens(text: str) -> int:
     return -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
-def largest_usage(messages: list[Message], most_output: int) -> Usage:
+def largest_usage(messages: list[Message], parameters: Mapping[str, Any]) -> Usage:
     """What a call may use at most, for a reservation: a guess that is rather too high."""
-    asked = 0
+    asked = sum(_size(parameters.get(name)) for name in ("tools", "response_format"))
     for message in messages:
         content = message.get("content") or ""
         parts = [content] if isinstance(content, str) else [part.get("text") for part in content]
-        asked += sum(
-            TOKENS_PER_ATTACHMENT if t is None else len(t.encode(errors="ignore")) // BYTES_PER_TOKEN + 4 for t in parts
-        )
-        if calls := message.get("tool_calls"):
-            asked += len(json.dumps(calls)) // BYTES_PER_TOKEN
-    return Usage(asked, most_output)
+        asked += sum(TOKENS_PER_ATTACHMENT if text is None else TOKENS_PER_MESSAGE + _size(text) for text in parts)
+        asked += _size(message.get("tool_calls"))
+    return Usage(asked, parameters.get("max_completion_tokens") or parameters["max_tokens"])
+
+
+def _size(value: object) -> int:
+    """Tokens of a text, or of something as JSON."""
+    if not value:
+        return 0
+    text = value if isinstance(value, str) else json.dumps(value)
+    return len(text.encode(errors="ignore")) // BYTES_PER_TOKEN

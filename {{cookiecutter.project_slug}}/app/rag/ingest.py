@@ -11,7 +11,7 @@ from pathlib import Path
 from app.db import store
 from app.db.engine import Database
 from app.errors import InvalidInput
-from app.gateway.gateway import Gateway
+from app.gateway.gateway import EMBEDDING_BATCH, Gateway
 from app.rag.chunking import split
 from app.rag.loaders import hash_content, load_bytes, read_file
 from app.settings import Settings
@@ -63,7 +63,8 @@ class Ingester:
             return
         tenant = self._database.tenant
         chunks = await asyncio.to_thread(split, document, max_characters=self._settings.chunk_characters)
-        context = self._gateway.context(tenant=tenant, seconds=self._settings.deadline_seconds * len(chunks))
+        batches = -(-len(chunks) // EMBEDDING_BATCH)
+        context = self._gateway.context(tenant=tenant, seconds=self._settings.deadline_seconds * batches)
         vectors = await self._gateway.embed([f"{chunk.heading}\n{chunk.text}" for chunk in chunks], context=context)
         async with self._database.transaction() as connection:
             await store.check_stamp(connection, tenant, self._settings.embedding.model, len(vectors[0]))

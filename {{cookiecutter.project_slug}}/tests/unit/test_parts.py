@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput
-from app.gateway.parts import IMAGES, ROLES, SOUNDS, check
+from app.gateway.parts import IMAGES, ROLES, SOUNDS, check, check_parameters
 
 MOST = 1_000
 # The least of each kind that is taken for it: the bytes a file begins with, and some more.
@@ -240,3 +240,18 @@ def test_a_file_of_the_declared_type_is_taken_whatever_follows(kind: str, rest: 
     """Only the beginning tells the type."""
     part = (_picture if kind in IMAGES else _sound)(kind, BEGINNINGS[kind] + rest)
     assert len(check(_user(part), most_bytes=MOST)) == 1
+
+
+@pytest.mark.parametrize("name", ["api_base", "api_key", "model", "stream", "n", "mock_response", "extra_headers"])
+def test_a_parameter_that_is_none_of_the_models_is_refused(name: str) -> None:
+    """Nobody can send a call, or a key, elsewhere by a parameter."""
+    with pytest.raises(InvalidInput, match=f"unknown parameters: {name}"):
+        check_parameters({"temperature": 0, name: "x"})
+
+
+@pytest.mark.parametrize("most", [0, -1, "5", 1.5, True])
+def test_a_limit_of_tokens_is_a_whole_number(most: object) -> None:
+    """What a budget is reserved by has to be one."""
+    with pytest.raises(InvalidInput, match="max_tokens must be a whole number above 0"):
+        check_parameters({"max_tokens": most})
+    check_parameters({"max_tokens": 1, "max_completion_tokens": None})

@@ -19,6 +19,9 @@ KNOWN = {
 }
 
 
+NOTHING = {"max_tokens": 0}
+
+
 def deployment(**given: object) -> Deployment:
     """A deployment with these settings."""
     return Deployment("chat", "CHAT", DeploymentSettings.model_validate({"model": "openai/x"} | given))
@@ -64,14 +67,17 @@ def test_a_cost_is_a_whole_number_and_exact(asked: int, said: int, cents: int) -
 
 def test_a_reservation_is_rather_too_high() -> None:
     """More than four characters a token would allow, more still for other scripts, and a lump for a picture."""
-    english = largest_usage([{"role": "user", "content": "word " * 400}], 50)
+    english = largest_usage([{"role": "user", "content": "word " * 400}], {"max_tokens": 50})
     assert english.output_tokens == 50
     assert english.input_tokens > 2_000 / 4
-    assert largest_usage([{"role": "user", "content": "\u6f22" * 100}], 0).input_tokens >= 100
+    assert largest_usage([{"role": "user", "content": "\u6f22" * 100}], NOTHING).input_tokens >= 100
     picture = {"role": "user", "content": [{"type": "text", "text": "what"}, {"type": "image_url", "image_url": {}}]}
-    assert largest_usage([picture], 0).input_tokens > 1_000
+    assert largest_usage([picture], NOTHING).input_tokens > 1_000
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": "x" * 300}}]}
-    assert largest_usage([call], 0).input_tokens > 100
+    assert largest_usage([call], NOTHING).input_tokens > 100
+    tools = {"tools": [{"function": {"description": "x" * 300}}], "max_tokens": 9, "max_completion_tokens": 7}
+    assert largest_usage([], tools).input_tokens > 100
+    assert largest_usage([], tools).output_tokens == 7
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 0), ("a", 1), ("four", 1), ("fives", 2)])
