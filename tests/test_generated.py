@@ -97,7 +97,7 @@ def test_readme_commands_work(project: Path) -> None:
     assert "unchanged" in run("make ingest", project)
     assert "offline/extractive" in run("make models", project)
     assert "ok" in run(".venv/bin/app models --check", project)
-    assert "offline/static" in run("make costs", project)
+    assert "embedding" in run("make costs", project)
     assert "packages" in run("make tested-set", project)
     assert (project / "tested-set.txt").read_bytes() == tested
 

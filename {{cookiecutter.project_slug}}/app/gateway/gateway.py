@@ -183,8 +183,10 @@ class Gateway:
                 else:
                     return
                 _report(failures[-1], guard.deployment)
+                if number == self.settings.max_attempts:
+                    break
                 pause = guard.pause(failures[-1], number, inference.context)
-                if pause is None or number == self.settings.max_attempts:
+                if pause is None:
                     break
                 await asyncio.sleep(pause)
             if failures[-1].consequence.fall_back == "no" or inference.context.seconds_left <= 0:
