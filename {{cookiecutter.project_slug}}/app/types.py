@@ -131,6 +131,11 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulse:
+    """The model is at work, and has nothing to show yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCallDelta:
     """A piece of the tool call number `index`; id and name come with its first piece."""
 

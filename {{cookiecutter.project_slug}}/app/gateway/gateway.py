@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
+from itertools import count
 from typing import Any
 
 import structlog
@@ -23,10 +24,10 @@ from app.gateway.failures import ALARMING, Failure
 from app.gateway.guard import Guard
 from app.gateway.inference import Event, OpenAttempt, OpenInference
 from app.gateway.ledger import Ledger
-from app.gateway.prices import NANO, estimate_tokens, largest_usage
+from app.gateway.prices import estimate_tokens, largest_usage, to_nanousd
 from app.gateway.timers import timed
 from app.settings import Settings
-from app.types import DEFAULT_TENANT, Completion, Embeddings, Message, TextDelta, ToolCallDelta, Usage
+from app.types import DEFAULT_TENANT, Completion, Embeddings, Message, Pulse, TextDelta, ToolCallDelta, Usage
 
 log = structlog.get_logger(__name__)
 EMBEDDING_BATCH = 128
@@ -51,7 +52,7 @@ class Gateway:
         self._ledger = ledger
         self._cache = cache
         self._guards = {
-            role: [Guard(deployment, settings.breaker_failures, settings.breaker_seconds) for deployment in deployments]
+            role: [Guard(deployment, settings) for deployment in deployments]
             for role, deployments in resolve(settings).items()
         }
 
@@ -70,6 +71,8 @@ class Gateway:
         self, *, tenant: str = DEFAULT_TENANT, api_key_id: str = "", seconds: float | None = None
     ) -> CallContext:
         """A context for one answer, which must be there after `seconds`; DEADLINE_SECONDS by default."""
+        if not (tenant.isprintable() and api_key_id.isprintable()):
+            raise InvalidInput("the name of a tenant or of a key holds what cannot be printed")
         given = self.settings.deadline_seconds if seconds is None else seconds
         return CallContext(asyncio.get_running_loop().time() + given, tenant, api_key_id)
 
@@ -145,9 +148,7 @@ class Gateway:
     ) -> AsyncGenerator[ChatEvent]:
         """From the cache, or else from the loop."""
         context = context or self.context()
-        given = {"temperature": 0, "max_tokens": self.settings.max_output_tokens}
-        given |= {name: value for name, value in (parameters or {}).items() if value is not None}
-        parts.check_parameters(given)
+        given = parts.with_defaults(parameters or {}, max_tokens=self.settings.max_output_tokens)
         needed = parts.check(messages, most_bytes=self.settings.max_attachment_bytes)
         inference = OpenInference(role, context, self.deployments(role), largest_usage(messages, given), needed)
         with self._recorded(inference):
@@ -173,7 +174,7 @@ class Gateway:
         for guard in await self._able(inference):
             if not await _reads_enough(guard.deployment, inference):
                 continue
-            for number in range(1, self.settings.max_attempts + 1):
+            for number in count(1):
                 try:
                     async with aclosing(self._attempt(inference, guard, call, first=number == 1)) as events:
                         async for event in events:
@@ -183,10 +184,7 @@ class Gateway:
                 else:
                     return
                 _report(failures[-1], guard.deployment)
-                if number == self.settings.max_attempts:
-                    break
-                pause = guard.pause(failures[-1], number, inference.context)
-                if pause is None:
+                if (pause := guard.pause(failures[-1], number, inference.context)) is None:
                     break
                 await asyncio.sleep(pause)
             if failures[-1].consequence.fall_back == "no" or inference.context.seconds_left <= 0:
@@ -198,15 +196,16 @@ class Gateway:
     ) -> AsyncGenerator[Event]:
         """One call of one deployment: admitted, paid for, timed, and noted however it ends."""
         deployment = guard.deployment
-        async with guard.admitted(inference.context, first=first):
+        async with guard.admitted(inference.context, first=first) as answering:
             attempt = OpenAttempt(inference, deployment, await litellm_adapter.facts(deployment))
             attempt.reservation = await self._reserve(attempt)
-            with attempt.noted():
+            with attempt.noted(self._release):
                 async with aclosing(timed(call(deployment), deployment, inference.context)) as events:
                     async for event in events:
-                        guard.breaker.answering()
-                        attempt.hear(event)
-                        yield event
+                        answering()
+                        if not isinstance(event, Pulse):
+                            attempt.hear(event)
+                            yield event
 
     async def _able(self, inference: OpenInference) -> list[Guard]:
         """Those of the role's deployments that take images or sound, where the messages hold some."""
@@ -230,6 +229,11 @@ class Gateway:
                 return await self._ledger.reserve(context, most, attempt.deployment.model)
         except TimeoutError:
             raise DeadlineExceeded("the ledger did not answer in time (DEADLINE_SECONDS)") from None
+
+    def _release(self, reservation: str) -> None:
+        """Make room for the next attempt: this one cost nothing."""
+        if self._ledger:
+            self._ledger.release(reservation)
 
     def _flight(
         self, inference: OpenInference, messages: list[Message], parameters: dict[str, Any]
@@ -265,16 +269,12 @@ async def open_gateway(settings: Settings, database: Database) -> AsyncIterator[
     """A gateway with its ledger and its cache; at the end all that is to be written has been."""
     ledger = Ledger(
         database,
-        tenant_budget_nanousd=_nanousd(settings.tenant_budget_usd),
-        key_budget_nanousd=_nanousd(settings.key_budget_usd),
+        tenant_budget_nanousd=to_nanousd(settings.tenant_budget_usd),
+        key_budget_nanousd=to_nanousd(settings.key_budget_usd),
     )
     async with ledger:
         cache = Cache(database, mode=settings.cache_mode, max_age_seconds=settings.cache_seconds)
         yield Gateway(settings, ledger=ledger, cache=cache)
-
-
-def _nanousd(dollars: float | None) -> int | None:
-    return None if dollars is None else round(dollars * NANO)
 
 
 async def _reads_enough(deployment: Deployment, inference: OpenInference) -> bool:

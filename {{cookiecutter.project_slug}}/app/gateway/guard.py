@@ -8,10 +8,12 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from app.gateway.context import CallContext
 from app.gateway.deployments import Deployment
 from app.gateway.failures import Failure
+from app.settings import Settings
 
 FIRST_PAUSE_SECONDS = 0.25
 # A retry costs one, a first attempt earns a fifth: of a provider's lasting trouble retries make a fifth more, not
@@ -21,51 +23,63 @@ LONGEST_OPEN_SECONDS = 300.0
 
 
 class Breaker:
-    """Closed, then open after so many failures in a row, then half open: one call is let through to try."""
+    """Closed, then open after so many failures in a row, then half open: one call is let through to try.
+
+    Each call has a ticket. Opening, and letting a call try, make older tickets void: what a call learns that began
+    before then says nothing about now.
+    """
 
     def __init__(self, failures: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._seconds, self._clock = failures, seconds, clock
         self._failures = 0
         self._opens_until = 0.0
         self._probing = False
+        self._ticket = 0
         self._last = ""
 
-    def admit(self) -> None:
-        """Let one call through.
+    def admit(self) -> int:
+        """Let one call through, with its ticket.
 
         Raises:
             Failure: of kind busy; the breaker is open, or another call is trying.
 
         """
-        wait = self._opens_until - self._clock()
-        if self._failures >= self._most and (wait > 0 or self._probing):
-            raise Failure("busy", f"left alone, after: {self._last}", retry_after=max(1.0, wait))
-        self._probing = self._failures >= self._most
+        if self._failures >= self._most:
+            wait = self._opens_until - self._clock()
+            if wait > 0 or self._probing:
+                raise Failure("busy", f"left alone, after: {self._last}", retry_after=max(1.0, wait))
+            self._probing = True
+            self._ticket += 1
+        return self._ticket
 
-    def answering(self) -> None:
+    def answering(self, ticket: int) -> None:
         """The first token has come: enough for a trial, the others need not wait for the last."""
         if self._probing:
-            self.succeeded()
+            self.succeeded(ticket)
 
-    def succeeded(self) -> None:
+    def succeeded(self, ticket: int) -> None:
         """It answers: closed again."""
-        self._failures = 0
-        self._probing = False
+        if ticket == self._ticket:
+            self._failures = 0
+            self._probing = False
 
-    def failed(self, failure: Failure) -> None:
+    def failed(self, ticket: int, failure: Failure) -> None:
         """Count it as the table says. A provider that names its time is left alone for that long."""
         if failure.consequence.breaker == "ignores":
-            self.abandoned()
-            return
-        self._failures = self._most if failure.consequence.breaker == "opens" else self._failures + 1
-        self._probing = False
-        self._last = failure.detail
-        pause = min(max(self._seconds, failure.retry_after or 0), LONGEST_OPEN_SECONDS)
-        self._opens_until = self._clock() + pause
+            self.abandoned(ticket)
+        elif ticket == self._ticket:
+            self._failures = self._most if failure.consequence.breaker == "opens" else self._failures + 1
+            self._probing = False
+            self._last = failure.detail
+            if self._failures >= self._most:
+                self._ticket += 1
+                pause = min(max(self._seconds, failure.retry_after or 0), LONGEST_OPEN_SECONDS)
+                self._opens_until = self._clock() + pause
 
-    def abandoned(self) -> None:
+    def abandoned(self, ticket: int) -> None:
         """The call ended without saying anything about the deployment; another one may try."""
-        self._probing = False
+        if ticket == self._ticket:
+            self._probing = False
 
 
 class RetryBudget:
@@ -89,33 +103,34 @@ class RetryBudget:
 class Guard:
     """One deployment's breaker, retry budget and slots."""
 
-    def __init__(self, deployment: Deployment, breaker_failures: int, breaker_seconds: float) -> None:
+    def __init__(self, deployment: Deployment, settings: Settings) -> None:
         self.deployment = deployment
-        self.breaker = Breaker(breaker_failures, breaker_seconds)
+        self.breaker = Breaker(settings.breaker_failures, settings.breaker_seconds)
+        self._most_attempts = settings.max_attempts
         self._retries = RetryBudget()
         self._slots = asyncio.Semaphore(deployment.settings.max_concurrency)
 
     @asynccontextmanager
-    async def admitted(self, context: CallContext, *, first: bool) -> AsyncIterator[None]:
-        """Hold a slot, and tell the breaker how it ended.
+    async def admitted(self, context: CallContext, *, first: bool) -> AsyncIterator[Callable[[], None]]:
+        """Hold a slot, and tell the breaker how it ended; what is given is to be called at each sign of life.
 
         Raises:
             Failure: of kind busy; the breaker is open, or no slot became free in time.
 
         """
-        self.breaker.admit()
+        ticket = self.breaker.admit()
         try:
             async with self._slot(context):
                 if first:
                     self._retries.earn()
-                yield
+                yield partial(self.breaker.answering, ticket)
         except Failure as failure:
-            self.breaker.failed(failure)
+            self.breaker.failed(ticket, failure)
             raise
         except BaseException:
-            self.breaker.abandoned()
+            self.breaker.abandoned(ticket)
             raise
-        self.breaker.succeeded()
+        self.breaker.succeeded(ticket)
 
     @asynccontextmanager
     async def _slot(self, context: CallContext) -> AsyncIterator[None]:
@@ -134,10 +149,10 @@ class Guard:
     def pause(self, failure: Failure, number: int, context: CallContext) -> float | None:
         """Seconds before attempt `number + 1`: what the provider asks for, else exponential with full jitter.
 
-        None where another attempt makes no sense: it is no such failure, the wait would outlast the deadline, or
-        the retry budget is used up.
+        None where another attempt makes no sense: it is no such failure, there were enough, the wait would outlast
+        the deadline, or the retry budget is used up.
         """
-        if failure.consequence.retry == "no":
+        if failure.consequence.retry == "no" or number >= self._most_attempts:
             return None
         seconds = failure.retry_after
         if seconds is None:

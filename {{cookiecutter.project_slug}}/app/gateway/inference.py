@@ -6,7 +6,7 @@ Knows nothing of policy: it is told what happens.
 import math
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,11 +17,11 @@ from app.gateway.deployments import Deployment
 from app.gateway.failures import Failure
 from app.gateway.parts import Input
 from app.gateway.prices import CHARACTERS_PER_TOKEN, Facts
-from app.types import Attempt, Completion, Embeddings, Inference, TextDelta, ToolCallDelta, Usage
+from app.types import Attempt, Completion, Embeddings, Inference, Pulse, TextDelta, ToolCallDelta, Usage
 
-Event = TextDelta | ToolCallDelta | Completion | Embeddings
-# The provider said no before it worked: nothing is to be paid. Everything else may have cost something.
-FREE = frozenset({"rate_limited", "quota", "misconfigured", "context", "filtered", "rejected", "busy", "unavailable"})
+Event = TextDelta | ToolCallDelta | Pulse | Completion | Embeddings
+# Silence, garbage and what was cut may have cost something. For everything else nobody sends a bill.
+CHARGED = frozenset({"timeout", "stalled", "garbled", "cut", "cancelled"})
 
 
 def _milliseconds(since: float) -> int:
@@ -45,7 +45,7 @@ class OpenAttempt:
     began: float = field(default_factory=time.monotonic)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: TextDelta | ToolCallDelta | Completion | Embeddings) -> None:
         """Note an event as it passes."""
         if isinstance(event, Completion | Embeddings):
             self.outcome, self.usage, self.cost_nanousd = "ok", event.usage, event.cost_nanousd
@@ -56,8 +56,11 @@ class OpenAttempt:
         self.heard += len(event.text if isinstance(event, TextDelta) else event.arguments)
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Keep what became of it. A failure after the first token is another kind: nobody may go on with the answer."""
+    def noted(self, release: Callable[[str], None]) -> Iterator[None]:
+        """Keep what became of it. A failure after the first token is another kind: nobody may go on with the answer.
+
+        What was reserved is released at once where nothing is to be paid, and else with the ledger's row.
+        """
         try:
             yield
         except Failure as failure:
@@ -69,13 +72,16 @@ class OpenAttempt:
                 raise Failure("cut", failure.detail) from None
             raise
         finally:
-            self.inference.attempts.append(self._closed())
+            closed = self._closed()
+            self.inference.attempts.append(closed)
+            if closed.reservation and closed.cost_nanousd == 0:
+                release(closed.reservation)
 
     def _closed(self) -> Attempt:
         """What the ledger keeps. What a broken call used is a guess: the question, and what was heard of the answer."""
         usage, cost = self.usage, self.cost_nanousd
         if usage is None:
-            free = self.outcome in FREE and not self.heard
+            free = self.outcome not in CHARGED and not self.heard
             usage = (
                 Usage()
                 if free

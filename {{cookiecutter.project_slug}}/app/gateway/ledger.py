@@ -101,8 +101,7 @@ class Ledger:
         try:
             refused = await self._next_batch(reservation)
         except asyncio.CancelledError:
-            self._abandoned.append(reservation.id)  # the batch may be under way, or done
-            self._work.set()
+            self.release(reservation.id)  # the batch may be under way, or done
             raise
         if refused:
             raise _exceeded(refused, limits[refused])
@@ -123,6 +122,11 @@ class Ledger:
             self._urgent.set()
         elif len(self._records) > MOST_WAITING:
             _lose(self._records.popleft(), "too many wait for the database")
+
+    def release(self, reservation: str) -> None:
+        """Give back, with the next batch, what was set aside for nothing."""
+        self._abandoned.append(reservation)
+        self._work.set()
 
     async def flush(self) -> None:
         """Wait until everything recorded so far is written.

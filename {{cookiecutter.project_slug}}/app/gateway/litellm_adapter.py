@@ -7,22 +7,21 @@ Knows nothing of retries, deadlines or budgets.
 
 import asyncio
 import gc
-import json
 import logging
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from app.gateway import offline_provider, prices
 from app.gateway.deployments import Deployment
 from app.gateway.failures import Failure
-from app.gateway.prices import Facts, estimate_tokens, largest_usage
+from app.gateway.prices import Facts
 from app.gateway.provider_errors import translated
-from app.types import Completion, Embeddings, Message, TextDelta, ToolCall, ToolCallDelta, Usage
+from app.gateway.replies import Piece, Said, embedded, finish_of, refusal
+from app.types import Completion, Embeddings, Message, Usage
 
 PROVIDERS_WITH_ADDRESS = ("OPENAI", "ANTHROPIC", "GEMINI", "AZURE")
 REDIRECTING = [f"{who}_{what}" for who in PROVIDERS_WITH_ADDRESS for what in ("BASE_URL", "API_BASE")]
@@ -40,9 +39,12 @@ def load() -> Any:  # litellm ships no usable types; this module is the fence ar
     """Import litellm once, without its network access and its reading of `.env`, and register our models."""
     with _loading:
         if not _loaded:
-            # Before the import: both are read while it runs.
+            # Before the import: these are read while it runs.
             os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
             os.environ["LITELLM_MODE"] = "PRODUCTION"
+            # Our log masks secrets; litellm's way takes seconds for a long error, in the event loop.
+            os.environ["LITELLM_DISABLE_REDACT_SECRETS"] = "true"
+            os.environ["REPEATED_STREAMING_CHUNK_LIMIT"] = "1000000"  # it cuts answers that repeat a line
             gc.disable()  # it makes so many objects that collecting during the import costs a quarter of it
             try:
                 import litellm  # noqa: PLC0415  # seconds of import
@@ -80,20 +82,20 @@ async def complete(
 
     """
     litellm = await _ready()
+    said = Said()
     with translated(deployment):
         reply = await _completion(litellm, deployment, messages, parameters)
-    if not reply.choices:
-        raise Failure("garbled", f"{deployment.model} answered with nothing")
-    choice = reply.choices[0]
-    said = _Said(choice.message.content or "", _refusal(choice.message))
-    for call in choice.message.tool_calls or ():
-        said.calls[len(said.calls)] = ToolCall(call.id, call.function.name or "", call.function.arguments)
-    yield said.completion(deployment, messages, choice.finish_reason, getattr(reply, "usage", None))
+        choice = next((choice for choice in reply.choices if choice.index == 0), None)
+        if choice is None:
+            raise Failure("garbled", "the reply holds nothing")
+        said.hear_whole(choice.message)
+        done = _done(deployment, messages, said, finish_of(choice), getattr(reply, "usage", None))
+    yield done
 
 
 async def stream(
     deployment: Deployment, messages: list[Message], parameters: dict[str, Any]
-) -> AsyncGenerator[TextDelta | ToolCallDelta | Completion]:
+) -> AsyncGenerator[Piece | Completion]:
     """Pieces of text and of tool calls, then the whole reply.
 
     Raises:
@@ -102,20 +104,20 @@ async def stream(
     """
     litellm = await _ready()
     parameters = parameters | {"stream": True, "stream_options": {"include_usage": True}}
-    said = _Said()
+    said = Said()
     with translated(deployment):
         async with _closing(await _completion(litellm, deployment, messages, parameters)) as events:
             async for event in events:
-                for choice in event.choices[:1]:
-                    for piece in said.hear(choice.delta):
-                        yield piece
+                for piece in [p for choice in event.choices if choice.index == 0 for p in said.hear(choice.delta)]:
+                    yield piece
             # litellm invents a finish where the connection was cut, and a usage where none was counted; these
             # are what really came.
             finish = events.received_finish_reason
             counted = next((c.usage for c in reversed(events.chunks) if getattr(c, "usage", None)), None)
-    if finish is None:
-        raise Failure("garbled", f"{deployment.model} cut the answer short")
-    yield said.completion(deployment, messages, finish, counted)
+        if finish is None or finish == "error":
+            raise Failure("garbled", "the stream ended before the answer did")
+        done = _done(deployment, messages, said, finish, counted)
+    yield done
 
 
 async def embed(deployment: Deployment, texts: list[str]) -> AsyncGenerator[Embeddings]:
@@ -128,56 +130,23 @@ async def embed(deployment: Deployment, texts: list[str]) -> AsyncGenerator[Embe
     litellm = await _ready()
     with translated(deployment):
         reply = await litellm.aembedding(input=texts, **_call(deployment))
-    vectors = [item["embedding"] for item in reply.data or () if item["embedding"]]
-    if len(vectors) != len(texts):
-        raise Failure("garbled", f"{deployment.model} gave {len(vectors)} vectors for {len(texts)} texts")
-    counted = getattr(reply, "usage", None)
-    if counted is not None and counted.prompt_tokens:
-        usage = Usage(counted.prompt_tokens)
-    else:
-        counted, usage = None, Usage(sum(map(estimate_tokens, texts)), estimated=True)
-    yield Embeddings(vectors, deployment.model, usage, _cost(deployment, usage, counted))
+        vectors, usage, is_counted = embedded(reply, texts)
+        cost = _cost(deployment, usage, reply.usage if is_counted else None)
+    yield Embeddings(vectors, deployment.model, usage, cost)
 
 
-@dataclass
-class _Said:
-    """What has come of a reply so far."""
-
-    text: str = ""
-    refusal: str = ""
-    calls: dict[int, ToolCall] = field(default_factory=dict)
-
-    def hear(self, delta: Any) -> list[TextDelta | ToolCallDelta]:
-        pieces: list[TextDelta | ToolCallDelta] = []
-        self.refusal += _refusal(delta)
-        if delta.content:
-            self.text += delta.content
-            pieces.append(TextDelta(delta.content))
-        for call in delta.tool_calls or ():
-            known = self.calls.get(call.index, ToolCall("", "", ""))
-            more = ToolCallDelta(call.index, call.id or "", call.function.name or "", call.function.arguments or "")
-            self.calls[call.index] = ToolCall(
-                known.id or more.id, known.name or more.name, known.arguments + more.arguments
-            )
-            pieces.append(more)
-        return pieces
-
-    def completion(self, deployment: Deployment, messages: list[Message], finish: str, counted: Any) -> Completion:
-        calls = tuple(self.calls[index] for index in sorted(self.calls))
-        for call in calls:
-            if finish != "length" and not _is_object(call.arguments):  # the same limit would cut it again
-                raise Failure("garbled", f"{deployment.model} called {call.name} with what is no JSON object")
-        usage = _usage(counted, messages, self.text + self.refusal + "".join(call.arguments for call in calls))
-        return Completion(
-            text=self.text,
-            model=deployment.model,
-            finish_reason=finish,
-            usage=usage,
-            cost_nanousd=_cost(deployment, usage, None if usage.estimated else counted),
-            notice=deployment.notice,
-            refusal=self.refusal,
-            tool_calls=calls,
-        )
+def _done(deployment: Deployment, messages: list[Message], said: Said, finish: str, counted: Any) -> Completion:
+    usage = said.usage(counted, messages)
+    return Completion(
+        text=said.text,
+        model=deployment.model,
+        finish_reason=finish,
+        usage=usage,
+        cost_nanousd=_cost(deployment, usage, None if usage.estimated else counted),
+        notice=deployment.notice,
+        refusal=said.refusal,
+        tool_calls=said.tool_calls(finish),
+    )
 
 
 async def _ready() -> Any:
@@ -223,38 +192,19 @@ async def _completion(litellm: Any, deployment: Deployment, messages: list[Messa
 async def _closing(events: Any) -> AsyncIterator[Any]:
     """The events of a streamed call; the connection is closed at the end, even by a task that is being cancelled."""
     is_full = events.is_chunk_non_empty  # litellm takes pieces of a refusal for empty ones
-    events.is_chunk_non_empty = lambda *chunk: is_full(*chunk) or bool(_refusal(chunk[1].choices[0].delta))
+    events.is_chunk_non_empty = lambda *chunk: is_full(*chunk) or bool(refusal(chunk[1].choices[0].delta))
     try:
         yield events
     finally:
         await asyncio.shield(asyncio.ensure_future(events.aclose()))
 
 
-def _refusal(message: Any) -> str:
-    """The model's own refusal, which litellm puts aside."""
-    aside = getattr(message, "provider_specific_fields", None) or {}
-    return getattr(message, "refusal", None) or aside.get("refusal") or ""
-
-
-def _is_object(arguments: str) -> bool:
-    try:
-        return isinstance(json.loads(arguments or "{}"), dict)
-    except ValueError:
-        return False
-
-
-def _usage(counted: Any, messages: list[Message], text: str) -> Usage:  # litellm's usage, or None
-    """The provider's count, or a guess that says so."""
-    if counted is None or not counted.total_tokens:
-        return Usage(largest_usage(messages, {"max_tokens": 0}).input_tokens, estimate_tokens(text), estimated=True)
-    details = getattr(counted, "prompt_tokens_details", None)
-    return Usage(counted.prompt_tokens, counted.completion_tokens, getattr(details, "cached_tokens", None) or 0)
-
-
 def _cost(deployment: Deployment, usage: Usage, counted: Any) -> int | None:
     """The price by the configured model, never by the name that came back; unknown is None, not zero."""
     known = _facts(deployment)
-    if counted is None or deployment.settings.input_price is not None or not known.input_price:
+    ours = deployment.settings
+    set_here = any(price is not None for price in (ours.input_price, ours.cached_input_price, ours.output_price))
+    if counted is None or set_here or not known.input_price:
         return known.cost(usage)
     asked, said = _loaded[0].cost_per_token(model=deployment.model, usage_object=counted)  # knows tiers and audio
     return round(float(asked + said) * prices.NANO)

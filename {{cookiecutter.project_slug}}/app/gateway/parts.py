@@ -7,6 +7,7 @@ Knows nothing of models.
 """
 
 import binascii
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -38,19 +39,26 @@ PARAMETERS = frozenset(
 )
 
 
-def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Let through what OpenAI's format has for one reply, and nothing that says where a call goes or with which key.
+def with_defaults(parameters: Mapping[str, Any], *, max_tokens: int) -> dict[str, Any]:
+    """What goes along with the messages: temperature 0 and a limit of tokens, where nothing else is given.
+
+    Lets through what OpenAI's format has for one reply, and nothing that says where a call goes or with which key.
 
     Raises:
         InvalidInput: names the parameter.
 
     """
-    if unknown := sorted(parameters.keys() - PARAMETERS):
+    given = {name: value for name, value in parameters.items() if value is not None}
+    if unknown := sorted(given.keys() - PARAMETERS):
         raise InvalidInput(f"unknown parameters: {', '.join(unknown)}; there are {', '.join(sorted(PARAMETERS))}")
+    _sendable(given, "parameters")
+    if not given.keys() & {"max_tokens", "max_completion_tokens"}:
+        given["max_tokens"] = max_tokens
     for name in ("max_tokens", "max_completion_tokens"):
-        most = parameters.get(name)
-        if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        most = given.get(name, 1)
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
             raise InvalidInput(f"{name} must be a whole number above 0")
+    return {"temperature": 0} | given
 
 
 def check(messages: object, *, most_bytes: int) -> frozenset[Input]:
@@ -68,7 +76,16 @@ def check(messages: object, *, most_bytes: int) -> frozenset[Input]:
             needed |= _message(message, most_bytes)
         except InvalidInput as error:
             raise InvalidInput(f"message {number}: {error.message}") from None
+    _sendable(messages, "messages")
     return needed
+
+
+def _sendable(value: object, name: str) -> None:
+    """What cannot be sent is the caller's mistake, and must not look like the provider's."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidInput(f"{name} hold what JSON cannot") from None
 
 
 def _message(message: Any, most_bytes: int) -> frozenset[Input]:  # noqa: ANN401  # nothing is known of it yet

@@ -76,6 +76,11 @@ def facts(deployment: Deployment, known: Mapping[str, object]) -> Facts:
     )
 
 
+def to_nanousd(dollars: float | None) -> int | None:
+    """Dollars of a setting as whole 1e-9 USD; None stays None."""
+    return None if dollars is None else round(dollars * NANO)
+
+
 def estimate_tokens(text: str) -> int:
     """A guess where a provider did not count: four characters a token, as English has it."""
     return -(-len(text) // CHARACTERS_PER_TOKEN)
@@ -89,7 +94,7 @@ def largest_usage(messages: list[Message], parameters: Mapping[str, Any]) -> Usa
         parts = [content] if isinstance(content, str) else [part.get("text") for part in content]
         asked += sum(TOKENS_PER_ATTACHMENT if text is None else TOKENS_PER_MESSAGE + _size(text) for text in parts)
         asked += _size(message.get("tool_calls"))
-    return Usage(asked, parameters.get("max_completion_tokens") or parameters["max_tokens"])
+    return Usage(asked, max(parameters.get(name, 0) for name in ("max_tokens", "max_completion_tokens")))
 
 
 def _size(value: object) -> int:

@@ -24,8 +24,8 @@ def translated(deployment: Deployment) -> Iterator[None]:
     """Raise a Failure for every error in here."""
     try:
         yield
-    except Failure:
-        raise
+    except Failure as failure:
+        raise Failure(failure.kind, f"{deployment.model}: {failure.detail}") from None
     except Exception as error:  # noqa: BLE001  # litellm raises errors of every kind
         raise _failure(error, deployment) from None
 

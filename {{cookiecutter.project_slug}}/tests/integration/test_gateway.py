@@ -339,7 +339,7 @@ async def test_a_reply_that_is_no_reply_is_tried_again(
 async def test_a_missing_vector_is_an_error(gateway_with: MakeGateway, provider: Provider, body: str) -> None:
     """A reply with too few vectors is refused before anything is stored."""
     provider.then(Garbage(body))
-    with pytest.raises(ProviderError, match="gave 0 vectors for 1 texts"):
+    with pytest.raises(ProviderError, match="0 vectors came for 1 texts"):
         await gateway_with(max_attempts=1).embed(["a text"])
 
 

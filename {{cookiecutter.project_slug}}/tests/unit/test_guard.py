@@ -11,7 +11,7 @@ from app.gateway.context import CallContext
 from app.gateway.deployments import Deployment
 from app.gateway.failures import Failure, Kind
 from app.gateway.guard import FIRST_PAUSE_SECONDS, LONGEST_OPEN_SECONDS, RETRY_RESERVE, Breaker, Guard
-from app.settings import DeploymentSettings
+from app.settings import DeploymentSettings, Settings
 
 TROUBLE = Failure("unavailable", "it is down")
 
@@ -36,25 +36,23 @@ def breaker(clock: Clock, *, failed: int = 0) -> Breaker:
     """Opens after three failures, for ten seconds."""
     made = Breaker(3, 10, clock)
     for _ in range(failed):
-        made.admit()
-        made.failed(TROUBLE)
+        made.failed(made.admit(), TROUBLE)
     return made
 
 
 def is_open(made: Breaker) -> bool:
     """Whether it refuses a call now."""
     try:
-        made.admit()
+        made.abandoned(made.admit())
     except Failure:
         return True
-    made.abandoned()
     return False
 
 
 def guard(**given: object) -> Guard:
     """The guard of one deployment."""
     settings = DeploymentSettings.model_validate({"model": "openai/x"} | given)
-    return Guard(Deployment("chat", "CHAT", settings), 3, 10)
+    return Guard(Deployment("chat", "CHAT", settings), Settings(max_attempts=9))
 
 
 def context(seconds: float = 60) -> CallContext:
@@ -65,17 +63,18 @@ def context(seconds: float = 60) -> CallContext:
 @pytest.mark.parametrize(("failed", "opened"), [(0, False), (2, False), (3, True), (4, True)])
 def test_it_opens_after_so_many_failures_in_a_row(clock: Clock, failed: int, opened: bool) -> None:  # noqa: FBT001  # a parameter
     """Fewer failures leave it closed."""
-    made = breaker(clock, failed=min(failed, 3))
-    if failed > 3:
-        made.failed(TROUBLE)  # one that was under way when it opened
+    made = breaker(clock)
+    tickets = [made.admit() for _ in range(failed)]
+    for ticket in tickets:
+        made.failed(ticket, TROUBLE)
     assert is_open(made) is opened
 
 
 def test_a_success_starts_the_count_again(clock: Clock) -> None:
     """Failures count only in a row."""
     made = breaker(clock, failed=2)
-    made.succeeded()
-    made.failed(TROUBLE)
+    made.succeeded(made.admit())
+    made.failed(made.admit(), TROUBLE)
     assert not is_open(made)
 
 
@@ -92,10 +91,10 @@ def test_half_open_lets_one_call_through(clock: Clock) -> None:
     """After its time one call may try, and the others wait for what it finds."""
     made = breaker(clock, failed=3)
     clock.now += 10
-    made.admit()
+    trial = made.admit()
     with pytest.raises(Failure):
         made.admit()
-    made.succeeded()
+    made.succeeded(trial)
     made.admit()
     made.admit()
 
@@ -104,8 +103,7 @@ def test_a_trial_that_fails_opens_it_again(clock: Clock) -> None:
     """One failure is enough then."""
     made = breaker(clock, failed=3)
     clock.now += 10
-    made.admit()
-    made.failed(TROUBLE)
+    made.failed(made.admit(), TROUBLE)
     assert is_open(made)
     clock.now += 10
     assert not is_open(made)
@@ -115,28 +113,41 @@ def test_a_trial_that_is_given_up_makes_room_for_another(clock: Clock) -> None:
     """A client who leaves in the middle of a trial does not keep the deployment closed for ever."""
     made = breaker(clock, failed=3)
     clock.now += 10
-    made.admit()
-    made.abandoned()
+    made.abandoned(made.admit())
     made.admit()
 
 
 def test_the_first_token_of_a_trial_is_enough(clock: Clock) -> None:
     """Nobody waits for the end of a long stream; for a deployment that is not on trial it says nothing."""
     made = breaker(clock, failed=2)
-    made.answering()
-    made.failed(TROUBLE)
+    ticket = made.admit()
+    made.answering(ticket)
+    made.failed(ticket, TROUBLE)
     assert is_open(made)
     clock.now += 10
-    made.admit()
-    made.answering()
+    made.answering(made.admit())
     assert not is_open(made)
+
+
+@pytest.mark.parametrize("end", ["succeeded", "answering", "abandoned"])
+def test_a_call_from_before_says_nothing_about_a_trial(clock: Clock, end: str) -> None:
+    """Its end neither closes the breaker nor lets a second call try."""
+    made = breaker(clock)
+    before = made.admit()
+    for _ in range(3):
+        made.failed(made.admit(), TROUBLE)
+    clock.now += 10
+    made.admit()
+    getattr(made, end)(before)
+    with pytest.raises(Failure):
+        made.admit()
 
 
 @pytest.mark.parametrize(("asked", "waited"), [(3.0, 10), (60.0, 60), (9e9, LONGEST_OPEN_SECONDS)])
 def test_a_provider_that_names_its_time_is_left_alone_for_that_long(clock: Clock, asked: float, waited: float) -> None:
     """At least BREAKER_SECONDS, and not for ever."""
     made = breaker(clock, failed=2)
-    made.failed(Failure("rate_limited", "slowly", retry_after=asked))
+    made.failed(made.admit(), Failure("rate_limited", "slowly", retry_after=asked))
     clock.now += waited - 1
     assert is_open(made)
     clock.now += 1
@@ -153,7 +164,7 @@ def test_whatever_happens_it_lets_a_call_through_again(events: list[str]) -> Non
             clock.now += 10
             continue
         try:
-            made.admit()
+            ticket = made.admit()
         except Failure:
             continue
         kinds: dict[str, Kind] = {
@@ -162,9 +173,9 @@ def test_whatever_happens_it_lets_a_call_through_again(events: list[str]) -> Non
             "misconfigured": "misconfigured",
         }
         if event in kinds:
-            made.failed(Failure(kinds[event], ""))
+            made.failed(ticket, Failure(kinds[event], ""))
         else:
-            made.succeeded() if event == "ok" else made.abandoned()
+            made.succeeded(ticket) if event == "ok" else made.abandoned(ticket)
     clock.now += 10
     made.admit()
 
@@ -225,6 +236,13 @@ async def test_a_pause_is_what_the_provider_asks_for_within_the_deadline(
 ) -> None:
     """Longer than the time that is left, or for nothing: no pause, and no retry."""
     assert guard().pause(failure, 1, context(left)) == pause
+
+
+async def test_after_so_many_attempts_there_is_no_other() -> None:
+    """MAX_ATTEMPTS is 9 here, and the last one spends nothing of the retry budget."""
+    made, again = guard(), Failure("rate_limited", "", retry_after=0)
+    assert [made.pause(again, 9, context()) for _ in range(20)] == [None] * 20
+    assert made.pause(again, 8, context()) == 0
 
 
 async def test_the_retry_budget_runs_out_and_is_earned_by_calls() -> None:

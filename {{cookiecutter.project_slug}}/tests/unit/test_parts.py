@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput
-from app.gateway.parts import IMAGES, ROLES, SOUNDS, check, check_parameters
+from app.gateway.parts import IMAGES, ROLES, SOUNDS, check, with_defaults
 
 MOST = 1_000
 # The least of each kind that is taken for it: the bytes a file begins with, and some more.
@@ -246,12 +246,28 @@ def test_a_file_of_the_declared_type_is_taken_whatever_follows(kind: str, rest: 
 def test_a_parameter_that_is_none_of_the_models_is_refused(name: str) -> None:
     """Nobody can send a call, or a key, elsewhere by a parameter."""
     with pytest.raises(InvalidInput, match=f"unknown parameters: {name}"):
-        check_parameters({"temperature": 0, name: "x"})
+        with_defaults({"temperature": 0, name: "x"}, max_tokens=9)
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize("most", [0, -1, "5", 1.5, True])
-def test_a_limit_of_tokens_is_a_whole_number(most: object) -> None:
+def test_a_limit_of_tokens_is_a_whole_number(name: str, most: object) -> None:
     """What a budget is reserved by has to be one."""
-    with pytest.raises(InvalidInput, match="max_tokens must be a whole number above 0"):
-        check_parameters({"max_tokens": most})
-    check_parameters({"max_tokens": 1, "max_completion_tokens": None})
+    with pytest.raises(InvalidInput, match=f"{name} must be a whole number above 0"):
+        with_defaults({name: most}, max_tokens=9)
+
+
+def test_defaults_stand_where_nothing_else_is_given() -> None:
+    """Temperature 0 and the limit; one limit goes out, never two of them."""
+    assert with_defaults({"seed": None}, max_tokens=9) == {"temperature": 0, "max_tokens": 9}
+    given = {"temperature": 1, "max_completion_tokens": 5}
+    assert with_defaults(given, max_tokens=9) == given
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800", {1}, object()])
+def test_what_json_cannot_hold_is_the_callers_mistake(value: object) -> None:
+    """In a parameter and in any field of a message; the provider would only be blamed for it."""
+    with pytest.raises(InvalidInput, match="parameters hold what JSON cannot"):
+        with_defaults({"stop": value}, max_tokens=9)
+    with pytest.raises(InvalidInput, match="messages hold what JSON cannot"):
+        check([{"role": "user", "content": "hello", "name": value}], most_bytes=9)
