@@ -3,30 +3,37 @@
 Refuses what would be unsafe in production. Knows nothing of what the settings are used for.
 """
 
+import os
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from app.errors import ConfigurationError
 
-MEGABYTE = 1_000_000
+MILLION = 1_000_000
+ADDRESS = re.compile(r"_(?:API_BASE|BASE_URL|API_URL|ENDPOINT)(?:_URL)?$")
 
 
 class DeploymentSettings(BaseModel):
     """One model at one endpoint; the field `api_key` of `chat` is the variable CHAT_API_KEY."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False)
 
     model: str = Field(description="provider/model, as litellm names it")
     api_key: SecretStr | None = None
     api_base: str | None = Field(None, description="for Ollama, Azure and OpenAI-compatible servers")
     api_version: str | None = Field(None, description="for Azure")
-    input_price: float | None = Field(None, ge=0, description="USD per million tokens, where litellm knows none")
-    cached_input_price: float | None = Field(None, ge=0, description="empty: as INPUT_PRICE")
-    output_price: float | None = Field(None, ge=0)
+    input_price: float | None = Field(
+        None, ge=0, le=MILLION, description="USD per million tokens, where litellm knows none"
+    )
+    cached_input_price: float | None = Field(None, ge=0, le=MILLION, description="empty: as INPUT_PRICE")
+    output_price: float | None = Field(None, ge=0, le=MILLION)
     context_tokens: int | None = Field(None, ge=1, description="what it reads at once; empty: as litellm knows")
     max_concurrency: int = Field(64, ge=1, description="calls at a time, from one process")
     timeout_seconds: float = Field(30, gt=0, description="for the reply; of a stream, for its first token")
@@ -34,6 +41,15 @@ class DeploymentSettings(BaseModel):
     json_schema: bool | None = Field(None, description="takes a JSON schema; empty: as litellm knows")
     images: bool | None = Field(None, description="takes images; empty: as litellm knows")
     audio: bool | None = Field(None, description="takes audio; empty: as litellm knows")
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_into_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        """Without the white space that copying leaves around it."""
+        plain = key.get_secret_value().strip() if key else ""
+        if not (plain.isascii() and plain.isprintable()):
+            raise ValueError("a key has one line, and no characters but ASCII")
+        return SecretStr(plain) if plain else None
 
 
 class ChatSettings(DeploymentSettings):
@@ -60,9 +76,11 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         env_nested_delimiter="_",
         env_nested_max_split=1,
+        enable_decoding=False,
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     app_name: str = "AI app"
@@ -81,15 +99,21 @@ class Settings(BaseSettings):
     embedding_2: DeploymentSettings | None = None
     judge: DeploymentSettings | None = None
 
-    deadline_seconds: float = Field(60, gt=0, description="for one answer: all of its calls, retries and waits")
+    deadline_seconds: float = Field(
+        60, gt=0, le=86_400, description="for one answer: all of its calls, retries and waits"
+    )
     max_attempts: int = Field(3, ge=1, le=10, description="tries of one deployment before the next is asked")
     max_output_tokens: int = Field(800, ge=1)
     max_repairs: int = Field(2, ge=0, le=5, description="how often a model is shown what was wrong with its JSON")
     breaker_failures: int = Field(5, ge=1, description="failures in a row after which a deployment is left alone")
     breaker_seconds: float = Field(30, gt=0, description="for so long")
 
-    tenant_budget_usd: float | None = Field(None, ge=0, description="per tenant and day (UTC); empty: no limit")
-    key_budget_usd: float | None = Field(None, ge=0, description="per API key and day (UTC); empty: no limit")
+    tenant_budget_usd: float | None = Field(
+        None, ge=0, le=MILLION, description="per tenant and day (UTC); empty: no limit"
+    )
+    key_budget_usd: float | None = Field(
+        None, ge=0, le=MILLION, description="per API key and day (UTC); empty: no limit"
+    )
     cache_mode: Literal["off", "on", "read_only", "write_only"] = "off"
     cache_seconds: int = Field(3_600, ge=1, description="how old a cached completion may be")
     semantic_cache_max_false_hits: float = Field(
@@ -103,8 +127,8 @@ class Settings(BaseSettings):
     abstain_below: float = Field(0.425, ge=0, le=1, description="the extractive model's threshold, set on data")
 
     max_question_characters: int = Field(4_000, ge=1)
-    max_document_bytes: int = Field(20 * MEGABYTE, ge=1)
-    max_attachment_bytes: int = Field(10 * MEGABYTE, ge=1, description="of an image or a sound in a message")
+    max_document_bytes: int = Field(20 * MILLION, ge=1)
+    max_attachment_bytes: int = Field(10 * MILLION, ge=1, description="of an image or a sound in a message")
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
@@ -123,10 +147,37 @@ def load_settings(**overrides: object) -> Settings:
         ConfigurationError: names each variable that is wrong, never its value.
 
     """
+    _check_names(overrides.get("_env_file", Settings.model_config.get("env_file")))
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # pydantic validates what mypy cannot see
     except ValidationError as error:
         raise ConfigurationError("; ".join(map(_line, error.errors()))) from None
+
+
+def _check_names(file: object) -> None:
+    """Refuse what seems to be meant for us and is no setting; the file may hold other programs' variables too."""
+    known = dict(_variables())
+    problems = []
+    for name in map(str.upper, DotEnvSettingsSource(Settings, file).env_vars):  # type: ignore[arg-type]  # as above
+        if name in known:
+            continue
+        is_of_a_role = any(f"{name}_".startswith(f"{role}_") for role in known.values() if role)
+        nearest = get_close_matches(name, known, n=1, cutoff=0 if is_of_a_role else 0.8)
+        # PGHOST and TEST_DATABASE_URL are somebody's own, not HOST and DATABASE_URL misspelt.
+        if nearest and (is_of_a_role or nearest[0] not in name):
+            problems.append(f"{name} in .env is no setting; did you mean {nearest[0]}?")
+    if problems:
+        raise ConfigurationError(" ".join(problems))
+
+
+def _variables() -> Iterator[tuple[str, str]]:
+    """Each variable that is a setting, with the role that it belongs to, or nothing."""
+    for name, field in Settings.model_fields.items():
+        kinds = get_args(field.annotation) or (field.annotation,)
+        roles = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, DeploymentSettings)]
+        yield from ((f"{name}_{part}".upper(), name.upper()) for role in roles for part in role.model_fields)
+        if not roles:
+            yield name.upper(), ""
 
 
 def _line(error: ErrorDetails) -> str:
@@ -134,3 +185,15 @@ def _line(error: ErrorDetails) -> str:
     variable = "_".join(map(str, error["loc"])).upper()
     message = error["msg"].removeprefix("Value error, ")
     return f"{variable}: {message}" if variable else message
+
+
+def forget_addresses() -> None:
+    """Take out of the environment what would tell a library where a provider is, and with it who gets the key.
+
+    Only the settings say that.
+    """
+    for name in [name for name in os.environ if ADDRESS.search(name) and not name.startswith(OURS)]:
+        os.environ.pop(name, None)
+
+
+OURS = tuple(f"{field.upper()}_" for field in Settings.model_fields)

@@ -14,12 +14,12 @@ from app.settings import Settings
 
 @dataclass
 class Services:
-    """The parts of the application; `warm` turns true when models are loaded."""
+    """The parts of the application; `models` turns from "loading" to "ok", or to what is wrong with them."""
 
     settings: Settings
     database: Database
     gateway: Gateway
-    warm: bool = False
+    models: str = "loading"
     pipeline: Pipeline = field(init=False)
     ingester: Ingester = field(init=False)
 

@@ -5,7 +5,7 @@ Cancelling unwinds the gateway, which closes the connection to the model. Knows 
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 
 from fastapi.responses import StreamingResponse
@@ -87,18 +87,23 @@ async def _for_ever() -> None:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events: `first`, which has been awaited already, and then the `rest`, which is closed in the end."""
+    """Server-sent events: `first`, which has been awaited already, and then the `rest`, which is closed in the end.
+
+    A client that has not read them after so many `seconds` is left, so that it does not keep a model's place.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes], *, seconds: float) -> None:
         super().__init__(_joined(first, rest), headers={"Cache-Control": "no-store"})
         self._rest = rest
+        self._seconds = seconds
 
     async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
         """Send them. StopWhenClientLeaves watches; starlette's own watch would cancel the closing too."""
-        async with aclosing(self._rest):
-            await self.stream_response(send)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds), aclosing(self._rest):
+                await self.stream_response(send)
 
 
 async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.errors import AppError, ProviderError
+from app.errors import AppError, BudgetExceeded, ConfigurationError, ProviderError
 
 log = structlog.get_logger(__name__)
 CLIENT_ERRORS = range(400, 500)
@@ -24,9 +24,15 @@ def body(status: int, message: str, code: str, param: str | None = None) -> dict
 
 
 def public(error: AppError) -> dict[str, dict[str, str | None]]:
-    """An error of ours as a client sees it; what a provider said is for the log."""
-    message = error.sentence() if isinstance(error, ProviderError) else error.message
-    return body(error.status, message, error.code)
+    """An error of ours as a client sees it; what is wrong inside, or what a provider said, is for the log."""
+    inside = isinstance(error, ProviderError | ConfigurationError)
+    return body(error.status, error.sentence() if inside else error.message, error.code)
+
+
+def report(error: AppError) -> None:
+    """Say in the log what a client is not told."""
+    if error.status not in CLIENT_ERRORS or isinstance(error, BudgetExceeded):
+        log.error("the request failed", code=error.code, detail=error.message)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -34,8 +40,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(AppError)
     async def ours(_: Request, error: AppError) -> JSONResponse:
-        if error.status not in CLIENT_ERRORS:
-            log.error("the request failed", code=error.code, detail=error.message)
+        report(error)
         wait = getattr(error, "retry_after", None)
         headers = {} if wait is None else {"Retry-After": str(math.ceil(wait))}
         return JSONResponse(public(error), error.status, headers)

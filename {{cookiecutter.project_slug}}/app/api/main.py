@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from itertools import chain
 
 import structlog
 from fastapi import FastAPI, HTTPException
@@ -19,7 +20,9 @@ from app.api.deps import Services
 from app.api.disconnect import StopWhenClientLeaves
 from app.api.errors import add_error_handlers
 from app.db.engine import open_database
-from app.gateway.deployments import resolve
+from app.errors import ConfigurationError
+from app.gateway import litellm_adapter
+from app.gateway.deployments import price_unknown, resolve
 from app.gateway.gateway import open_gateway, warm
 from app.settings import Settings, load_settings
 from app.telemetry import configure_logging
@@ -93,7 +96,21 @@ async def _warm(services: Services) -> None:
     """Load models while the server already answers liveness; readiness waits for it."""
     try:
         await warm()
+        await _check_prices(services.settings)
+    except ConfigurationError as error:
+        log.error("the server will not become ready", reason=error.message)  # noqa: TRY400  # a setting, not a fault
+        services.models = error.message
     except Exception:
         log.exception("the models could not be loaded; the server will not become ready")
+        services.models = "could not be loaded: the log says why"
     else:
-        services.warm = True
+        services.models = "ok"
+
+
+async def _check_prices(settings: Settings) -> None:
+    """Under a budget no model may be without a price: each of its calls would be refused."""
+    if settings.tenant_budget_usd is None and settings.key_budget_usd is None:
+        return
+    for deployment in chain.from_iterable(resolve(settings).values()):
+        if not (await litellm_adapter.facts(deployment)).priced:
+            raise price_unknown(deployment)

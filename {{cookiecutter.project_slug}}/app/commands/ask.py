@@ -71,15 +71,25 @@ async def _ask(question: str, paths: list[Path]) -> None:
             report = await _with_progress(Ingester(*parts), files)
             if report.added or report.skipped:
                 err.print(f"[dim]{_summary(report)}[/dim]")
-        in_a_line = False
-        async for event in Pipeline(*parts).stream(question):
+        await _say(Pipeline(*parts), question)
+
+
+async def _say(pipeline: Pipeline, question: str) -> None:
+    """Print the text as it comes, then its sources. Where it is cut, the error begins a line."""
+    in_a_line = False
+    try:
+        async for event in pipeline.stream(question):
             if isinstance(event, TextDelta):
                 out.print(event.text, end="", markup=False, highlight=False, soft_wrap=True)
                 in_a_line = True
             elif isinstance(event, Answer):
                 if in_a_line:
                     out.print()
+                in_a_line = False
                 _show_sources(event)
+    finally:
+        if in_a_line:
+            out.print()
 
 
 def _show_sources(answer: Answer) -> None:

@@ -8,14 +8,25 @@ import typer
 from rich.markup import escape
 
 from app.db.engine import open_database
+from app.errors import InvalidInput
 from app.gateway import semantic_cache
 from app.gateway.semantic_cache import Measurement
+from app.rag import reuse
 from app.session import opened, out, start
 
 cli = typer.Typer()
 group = typer.Typer(no_args_is_help=True, help="Serve an answer again where a question means the same.")
 cli.add_typer(group, name="cache", rich_help_panel="Models")
-Route = Annotated[str, typer.Option(help="What the cache serves: ask.")]
+ROUTES = (reuse.ROUTE,)
+
+
+def _known(route: str) -> str:
+    if route not in ROUTES:
+        raise InvalidInput(f"--route is {route!r}; it can be {', '.join(ROUTES)}")
+    return route
+
+
+Route = Annotated[str, typer.Option(help=f"What the cache serves: {', '.join(ROUTES)}.", callback=_known)]
 
 
 @group.command()

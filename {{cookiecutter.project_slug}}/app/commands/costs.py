@@ -5,9 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
+from operator import attrgetter
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -47,19 +49,21 @@ async def _read(settings: Settings, since: date) -> list[SpendRow]:
 
 
 def _table(rows: list[SpendRow]) -> Table:
-    """A line a day, role and model, over all tenants, and the total."""
-    table = Table("day", "role", "model", show_footer=True)
-    table.columns[0].footer = "total"
-    table.columns[2].overflow = "fold"
+    """A block a day, in it a line a role and model over all tenants; then the total. Narrow, for the models' names."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, show_footer=True)
+    table.add_column("day, role", "total", no_wrap=True)
+    table.add_column("model", overflow="fold")
     for name, total in zip(("calls", "input", "output", "cost"), _figures(rows), strict=True):
-        table.add_column(name, total, justify="right")
-    for (day, role, model), same in groupby(sorted(rows, key=_group), _group):
-        table.add_row(day, role, escape(model), *_figures(list(same)))
+        table.add_column(name, total, justify="right", no_wrap=True)
+    for day, of_day in groupby(sorted(rows, key=_group), attrgetter("day")):
+        table.add_row(f"[bold]{day}[/bold]")
+        for (_, role, model), same in groupby(of_day, _group):
+            table.add_row(role, escape(model), *_figures(list(same)))
     return table
 
 
-def _group(row: SpendRow) -> tuple[str, str, str]:
-    return row.day.isoformat(), row.role, row.model
+def _group(row: SpendRow) -> tuple[date, str, str]:
+    return row.day, row.role, row.model
 
 
 def _figures(rows: list[SpendRow]) -> tuple[str, str, str, str]:
@@ -69,7 +73,7 @@ def _figures(rows: list[SpendRow]) -> tuple[str, str, str, str]:
     )
     unpriced = sum(row.unpriced for row in rows)
     cost = usd(sum(row.cost_nanousd for row in rows))
-    return f"{calls:,}", f"{asked:,}", f"{said:,}", f"{cost} + {unpriced:,} unknown" if unpriced else cost
+    return f"{calls:,}", f"{asked:,}", f"{said:,}", f"{cost}\n+ {unpriced:,} unknown" if unpriced else cost
 
 
 def _spent(rows: Iterable[SpendRow]) -> dict[str, int]:

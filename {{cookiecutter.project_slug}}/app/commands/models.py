@@ -68,7 +68,7 @@ def _rows(deployment: Deployment, facts: Facts) -> Iterator[tuple[str, str]]:
 
 def _costs(deployment: Deployment, facts: Facts) -> str:
     if not facts.priced:
-        names = f"{deployment.variable}_INPUT_PRICE and {deployment.variable}_OUTPUT_PRICE"
+        names = deployment.price_variables
         return f"unknown: calls have no cost, and are refused where a budget is set. Set {names}."
     prices = {"input": facts.input_price, "cached input": facts.cached_input_price, "output": facts.output_price}
     shown = ", ".join(f"${price:.6g} {name}" for name, price in prices.items() if price is not None)

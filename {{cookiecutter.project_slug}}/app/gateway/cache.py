@@ -9,16 +9,15 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import structlog
 
 from app.db.cache import read_completion, write_completion
 from app.db.engine import Database
-from app.errors import DeadlineExceeded
 from app.gateway.context import CallContext
 from app.gateway.deployments import Deployment
 from app.types import Completion, Message, Usage
@@ -31,6 +30,7 @@ DATABASE_SECONDS = 0.5
 SHAPE = [field.name for kind in (Completion, Usage) for field in fields(kind)]
 
 Mode = Literal["off", "on", "read_only", "write_only"]
+Result = TypeVar("Result")
 Landing = asyncio.Future[Completion | None]
 log = structlog.get_logger(__name__)
 
@@ -71,6 +71,7 @@ class Cache:
         self._clock = clock
         self._entries: OrderedDict[str, tuple[float, Completion]] = OrderedDict()  # with the time they expire at
         self._landings: dict[str, Landing] = {}
+        self._queries: set[asyncio.Future[Any]] = set()
 
     def key(
         self,
@@ -94,9 +95,6 @@ class Cache:
 
         Where the first one keeps nothing, all that waited go on at once, each on its own. What is kept is written
         before the flight ends: two milliseconds after a call of seconds, and nothing is left to do at shutdown.
-
-        Raises:
-            DeadlineExceeded: the first one did not end before the deadline of `context`.
 
         """
         if key is None:
@@ -126,14 +124,14 @@ class Cache:
                 await self._write(key, tenant, kept)
 
     async def _follow(self, key: str, context: CallContext) -> Completion | None:
-        """What the call under way keeps; None where there is none, or it keeps nothing."""
+        """What the call under way keeps; None where there is none, it keeps nothing, or it takes too long.
+
+        Half of the time that is left is for waiting: whoever reads an answer slowly holds up nobody else for good.
+        """
         if (landing := self._landings.get(key)) is None:
             return None
-        try:
-            async with asyncio.timeout_at(context.ends):
-                return await asyncio.shield(landing)  # the others still wait for it if this caller goes away
-        except TimeoutError:
-            raise DeadlineExceeded("an equal call, made before, did not end in time") from None
+        done, _ = await asyncio.wait([landing], timeout=max(0.0, context.seconds_left) / 2)
+        return landing.result() if done else None
 
     def _land(self, key: str, landing: Landing, hit: Completion | None) -> None:
         if self._landings.get(key) is landing:
@@ -164,8 +162,7 @@ class Cache:
         if self._mode == "write_only":
             return None
         try:
-            async with asyncio.timeout(DATABASE_SECONDS), self._database.transaction() as connection:
-                row = await read_completion(connection, tenant, key, self._max_age)
+            row = await self._in_time(read_completion, tenant, key, self._max_age)
             return self._remember(key, _completion(row.completion), age=row.age_seconds) if row else None
         except Exception as error:  # noqa: BLE001  # whatever the trouble is, the model can still be asked
             log.warning("the cache cannot be read", error=repr(error))
@@ -174,10 +171,25 @@ class Cache:
     async def _write(self, key: str, tenant: str, completion: Completion) -> None:
         raw = json.dumps(asdict(completion)).encode()
         try:
-            async with asyncio.timeout(DATABASE_SECONDS), self._database.transaction() as connection:
-                await write_completion(connection, tenant, key, raw, self._max_age)
+            await self._in_time(write_completion, tenant, key, raw, self._max_age)
         except Exception as error:  # noqa: BLE001  # the caller has an answer, and is to get it
             log.warning("the cache cannot be written", error=repr(error))
+
+    async def _in_time(self, query: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:  # noqa: ANN401  # passed on
+        """Run a query, or leave it alone: to cancel it at a database that hangs takes longer than the query may."""
+
+        async def run() -> Result:
+            async with self._database.transaction() as connection:
+                return await query(connection, *arguments)
+
+        task = asyncio.ensure_future(run())
+        self._queries.add(task)
+        task.add_done_callback(self._queries.discard)
+        done, _ = await asyncio.wait([task], timeout=DATABASE_SECONDS)
+        if not done:
+            task.cancel()
+            raise TimeoutError("the database did not answer in time")
+        return task.result()
 
 
 def digest(value: object) -> str:

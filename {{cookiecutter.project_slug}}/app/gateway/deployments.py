@@ -22,6 +22,8 @@ OFFLINE_MODELS = {"embedding": "offline/static"}
 EXTRACTIVE = "offline/extractive"
 EXTRACTIVE_NOTICE = "Answered offline by quoting sentences; no language model was used."
 FIELD = re.compile(r"(?P<role>[a-z_]+?)(?:_(?P<place>\d))?")
+# What stands elsewhere in an address could be a secret, and addresses are shown.
+ADDRESS = re.compile(r"https?://(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::\d{1,5})?(?:/[^\s?#]*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Deployment:
         return self.settings.api_key
 
     @property
+    def price_variables(self) -> str:
+        """What to set where nobody knows the price."""
+        return f"{self.variable}_INPUT_PRICE and {self.variable}_OUTPUT_PRICE"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown."""
         return (self.api_key.get_secret_value(),) if self.api_key else ()
@@ -87,6 +94,13 @@ def secrets(settings: Settings) -> list[str]:
     return [secret for deployment in _configured(settings) for secret in deployment.secrets]
 
 
+def price_unknown(deployment: Deployment) -> ConfigurationError:
+    """The error where a budget is set, and nobody can say what a call would take of it."""
+    return ConfigurationError(
+        f"the price of {deployment.model} is not known, and a budget is set: set {deployment.price_variables}"
+    )
+
+
 def _configured(settings: Settings) -> Iterator[Deployment]:
     for name in sorted(type(settings).model_fields):
         value = getattr(settings, name)
@@ -102,6 +116,10 @@ def _checked(deployment: Deployment) -> Deployment:
     known = OFFLINE_MODELS.get(deployment.role, EXTRACTIVE)
     if deployment.is_offline and deployment.model != known:
         raise ConfigurationError(f"{variable}_MODEL is {deployment.model!r}; the offline one is {known}")
+    if not ADDRESS.fullmatch(deployment.settings.api_base or "http://unset"):
+        raise ConfigurationError(
+            f"{variable}_API_BASE must be http(s)://host/path, without a user, a password or a query"
+        )
     own_endpoint = deployment.provider != "azure" and deployment.settings.api_base is not None
     if deployment.provider not in KEYLESS_PROVIDERS and deployment.api_key is None and not own_endpoint:
         raise ConfigurationError(f"{deployment.model} needs a key: set {variable}_API_KEY in .env")

@@ -29,6 +29,7 @@ Kind = Literal[
     "stalled",
     "garbled",
     "cut",
+    "forbidden",
     "misconfigured",
     "context",
     "filtered",
@@ -64,7 +65,9 @@ CONSEQUENCES: dict[Kind, Consequence] = {
     "garbled": Consequence("yes", "yes", "counts", ProviderGarbled),
     # the stream broke off after its first token: two models are never glued together
     "cut": Consequence("no", "no", "counts", AnswerCut),
-    # 401, 403, 404: the key or the model's name is wrong, and somebody has to be told
+    # 403: the key may not do this, or a firewall does not like this text; one text must not close the door for all
+    "forbidden": Consequence("no", "yes", "counts", ProviderMisconfigured),
+    # 401, 404: the key or the model's name is wrong, and somebody has to be told
     "misconfigured": Consequence("no", "yes", "opens", ProviderMisconfigured),
     # more input than the deployment reads
     "context": Consequence("no", "larger context", "ignores", ContextTooLong),
@@ -75,11 +78,11 @@ CONSEQUENCES: dict[Kind, Consequence] = {
     # our own doing: the breaker is open, or too many calls at a time
     "busy": Consequence("no", "yes", "ignores", DeploymentBusy),
 }
-ALARMING: frozenset[Kind] = frozenset({"quota", "misconfigured"})
+ALARMING: frozenset[Kind] = frozenset({"quota", "forbidden", "misconfigured"})
 
 
 class Failure(Exception):  # never leaves the gateway: `as_error` makes it an error of the application
-    """One attempt failed. `detail` is fit for a log: redacted, and without what was asked."""
+    """One attempt failed. `detail` is for a log: redacted and short; a provider may repeat some of what was asked."""
 
     def __init__(self, kind: Kind, detail: str, *, retry_after: float | None = None) -> None:
         super().__init__(detail)
@@ -97,16 +100,24 @@ class Failure(Exception):  # never leaves the gateway: `as_error` makes it an er
         return self.consequence.error(self.detail, retry_after=self.retry_after)
 
 
-RATE_LIMITED, PAYMENT_REQUIRED, SERVER_ERROR = 429, 402, 500
-TRANSIENT = {408, 409, 425}
-REFUSED_KEY_OR_MODEL = {401, 403, 404}
+SERVER_ERROR = 500
+KINDS: dict[int, Kind] = {
+    **dict.fromkeys((401, 404), "misconfigured"),
+    402: "quota",
+    403: "forbidden",
+    **dict.fromkeys((408, 409, 425), "unavailable"),
+    429: "rate_limited",
+}
 # Codes of OpenAI's wire format, and what providers without codes say instead. All come as some plain 400 or 429.
+TELLING_STATUS = {400, 402, 403, 413, 422, 429}
 TELLING: dict[Kind, tuple[str, ...]] = {
     "context": ("context_length_exceeded", "contextwindowexceeded", "maximum context length", "prompt is too long"),
-    "filtered": ("content_filter", "contentpolicyviolation", "content_policy_violation", "responsibleaipolicy"),
+    "filtered": (
+        *("content_filter", "contentpolicyviolation", "content_policy_violation", "responsibleaipolicy"),
+        *("moderation", "flagged"),
+    ),
     "quota": ("insufficient_quota", "credit balance is too low", "billing_hard_limit"),
 }
-TELLING_STATUS = {400, 403, 413, 422, RATE_LIMITED, PAYMENT_REQUIRED}
 
 
 def classify(status: int | None, said: str) -> Kind:
@@ -118,10 +129,4 @@ def classify(status: int | None, said: str) -> Kind:
         for kind, marks in TELLING.items():
             if any(mark in said for mark in marks):
                 return kind
-    if status == RATE_LIMITED:
-        return "rate_limited"
-    if status == PAYMENT_REQUIRED:
-        return "quota"
-    if status in TRANSIENT or status >= SERVER_ERROR:
-        return "unavailable"
-    return "misconfigured" if status in REFUSED_KEY_OR_MODEL else "rejected"
+    return KINDS.get(status, "unavailable" if status >= SERVER_ERROR else "rejected")

@@ -226,9 +226,9 @@ class Gateway:
         context, most = attempt.inference.context, attempt.facts.cost(attempt.inference.largest)
         try:
             async with asyncio.timeout_at(context.ends):
-                return await self._ledger.reserve(context, most, attempt.deployment.model)
+                return await self._ledger.reserve(context, most, attempt.deployment)
         except TimeoutError:
-            raise DeadlineExceeded("the ledger did not answer in time (DEADLINE_SECONDS)") from None
+            raise DeadlineExceeded("the time was over before the ledger had answered (DEADLINE_SECONDS)") from None
 
     def _release(self, reservation: str) -> None:
         """Make room for the next attempt: this one cost nothing."""
@@ -289,7 +289,8 @@ def _report(failure: Failure, deployment: Deployment) -> None:
     if failure.kind in ALARMING:
         log.error("a model's account needs attention", variable=deployment.variable, detail=failure.detail)
     else:
-        log.info("an attempt failed", kind=failure.kind, detail=failure.detail)
+        say = log.info if failure.kind == "busy" else log.warning  # why it is busy has been said
+        say("an attempt failed", kind=failure.kind, variable=deployment.variable, detail=failure.detail)
 
 
 def _most_telling(failures: list[Failure]) -> Failure:

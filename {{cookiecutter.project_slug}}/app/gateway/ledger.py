@@ -2,7 +2,7 @@
 
 One task commits for everybody: what came while it was busy goes together in the next batch. Records go first, so a
 budget is always asked after everything that is known has been settled. Reserving waits for its batch; recording
-never does. Knows nothing of models, and of the database only what to call.
+never does. Knows nothing of models but their names, and of the database only what to call.
 """
 
 import asyncio
@@ -20,8 +20,9 @@ import structlog
 from app.db.budgets import Reservation, reserve
 from app.db.engine import Database
 from app.db.ledger import write
-from app.errors import BudgetExceeded, ConfigurationError, DatabaseUnavailable
+from app.errors import BudgetExceeded, DatabaseUnavailable
 from app.gateway.context import CallContext
+from app.gateway.deployments import Deployment, price_unknown
 from app.types import Inference
 
 LINGER_SECONDS = 0.25  # how long records wait for company
@@ -77,7 +78,7 @@ class Ledger:
             for inference in self._records:
                 _lose(inference, "the database was away until the end")
 
-    async def reserve(self, context: CallContext, amount_nanousd: int | None, model: str) -> str | None:
+    async def reserve(self, context: CallContext, amount_nanousd: int | None, deployment: Deployment) -> str | None:
         """Set aside the most that a call can cost; None where no budget applies or nothing is to be paid.
 
         The name that comes back belongs into the attempt's `reservation`. It is given back when that attempt is
@@ -93,9 +94,7 @@ class Ledger:
         if not limits or amount_nanousd == 0:
             return None
         if amount_nanousd is None:
-            raise ConfigurationError(
-                f"the price of {model} is not known, and a budget is set: set its INPUT_PRICE and OUTPUT_PRICE"
-            )
+            raise price_unknown(deployment)
         seconds = max(context.seconds_left, 0) + MARGIN_SECONDS
         reservation = Reservation(str(uuid.uuid4()), limits, amount_nanousd, seconds)
         try:

@@ -21,10 +21,9 @@ from app.gateway.failures import Failure
 from app.gateway.prices import Facts
 from app.gateway.provider_errors import translated
 from app.gateway.replies import Piece, Said, embedded, finish_of, refusal
+from app.settings import forget_addresses
 from app.types import Completion, Embeddings, Message, Usage
 
-PROVIDERS_WITH_ADDRESS = ("OPENAI", "ANTHROPIC", "GEMINI", "AZURE")
-REDIRECTING = [f"{who}_{what}" for who in PROVIDERS_WITH_ADDRESS for what in ("BASE_URL", "API_BASE")]
 # The gateway's own timers end every call; litellm's must not be first.
 OUTLASTS_SECONDS = 3_600
 
@@ -159,8 +158,7 @@ def _forget(async_coroutine: Coroutine[Any, Any, None]) -> None:
 
 def _call(deployment: Deployment) -> dict[str, Any]:
     """The arguments that say where a call goes. Hidden retries are off: the gateway owns them."""
-    for name in REDIRECTING:  # an address that the settings do not name must not be sent the key
-        os.environ.pop(name, None)
+    forget_addresses()
     # Without a key litellm would take one from the environment and send it to somebody else's endpoint.
     settings = deployment.settings
     key = settings.api_key.get_secret_value() if settings.api_key else None
@@ -184,8 +182,10 @@ async def _completion(litellm: Any, deployment: Deployment, messages: list[Messa
         try:
             return await litellm.acompletion(**call)
         except litellm.UnsupportedParamsError:  # raised before anything is sent
-            _without_sampling.add(deployment.model)
-    return await litellm.acompletion(**call, additional_drop_params=SAMPLING)
+            pass
+    reply = await litellm.acompletion(**call, additional_drop_params=SAMPLING)
+    _without_sampling.add(deployment.model)  # it was the sampling: with anything else this would have failed too
+    return reply
 
 
 @asynccontextmanager

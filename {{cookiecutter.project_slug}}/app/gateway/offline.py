@@ -146,13 +146,9 @@ def terms(text: str) -> frozenset[str]:
 
 @cache
 def _stem(word: str) -> str:
-    stemmed: str = _stemmer().stemWord(word)
+    # A stemmer keeps its word in itself, and several threads ask: each word gets one of its own.
+    stemmed: str = snowballstemmer.stemmer("english").stemWord(word)
     return stemmed
-
-
-@cache
-def _stemmer() -> Any:  # noqa: ANN401  # untyped library
-    return snowballstemmer.stemmer("english")
 
 
 def embed(texts: Sequence[str]) -> list[list[float]]:

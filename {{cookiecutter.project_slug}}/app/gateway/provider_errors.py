@@ -1,4 +1,4 @@
-"""What litellm raises, as a Failure: classified, its secrets masked, and without what was asked.
+"""What litellm raises, as a Failure: classified, cut short, its secrets masked.
 
 Knows the errors by their attributes, so that litellm need not be imported.
 """
@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from app.gateway.deployments import Deployment
-from app.gateway.failures import Failure, classify
+from app.gateway.failures import ALARMING, Failure, classify
 from app.gateway.redaction import redact
 
 SHOWN_OF_AN_ERROR = 300
 # How litellm names the same thing three times before it says anything.
 NAMES = re.compile(r"^(?:litellm\.\w+: |\w+Error: |\w+Exception:? -? ?)+")
+UNREACHABLE = re.compile("connection error|cannot connect to host", re.IGNORECASE)
 BROKE_OFF = "MidStreamFallbackError"  # litellm's own, for its router, which is not used here
 
 
@@ -36,13 +37,14 @@ def _failure(error: Exception, deployment: Deployment) -> Failure:
     name = type(error).__name__
     if name == BROKE_OFF:
         return Failure("unreachable", f"{deployment.model} broke off: {said}")
-    if name == "APIConnectionError" or "connection error" in said.lower() or not isinstance(status, int):
+    if name == "APIConnectionError" or UNREACHABLE.search(said) or not isinstance(status, int):
         place = deployment.settings.api_base or "its provider's address"
         setting = f"{deployment.variable}_API_BASE"
         hint = f"{deployment.model} at {place} cannot be reached: is it running, and is {setting} right? ({said})"
         return Failure("unreachable", hint)
     kind = classify(status, f"{name} {_code(error)} {said}")
-    hint = f"; is {deployment.variable}_API_KEY right, and the model's name?" if kind == "misconfigured" else ""
+    names = ", ".join(f"{deployment.variable}_{name}" for name in ("API_KEY", "MODEL", "API_BASE"))
+    hint = f"; one of these is not right: {names}" if kind in ALARMING else ""
     return Failure(kind, f"{deployment.model} ({status}): {said}{hint}", retry_after=_retry_after(error))
 
 

@@ -121,7 +121,7 @@ async def test_models_that_cannot_load_are_logged(
         while "could not be loaded" not in (logged := capsys.readouterr().err):
             ready = await client.get("/readyz")
     assert "division by zero" in logged
-    assert (ready.status_code, ready.json()["models"]) == (503, "loading")
+    assert (ready.status_code, ready.json()["models"]) == (503, "could not be loaded: the log says why")
 
 
 async def test_a_lost_database_is_503_and_shows_no_password(settings: Settings) -> None:

@@ -15,7 +15,6 @@ from structlog.testing import capture_logs
 
 from app.db.cache import read_completion
 from app.db.engine import Database, connect
-from app.errors import DeadlineExceeded
 from app.gateway import cache as module
 from app.gateway.cache import Cache, Flight, Mode, digest
 from app.gateway.context import CallContext
@@ -489,13 +488,27 @@ async def test_one_who_waits_and_leaves_harms_nobody(upstream: Upstream) -> None
     assert upstream.calls == 1
 
 
-async def test_nobody_waits_beyond_the_own_deadline(upstream: Upstream) -> None:
-    """The one who waits has less time than the first: it gets an error, and the first its answer."""
+async def test_who_has_waited_half_of_the_time_asks_alone(upstream: Upstream) -> None:
+    """A first one that does not end holds up nobody for good."""
     [first] = await upstream.first_and_others(0)
-    with pytest.raises(DeadlineExceeded, match="an equal call"):
-        await upstream.call(seconds=0.01)
+    second = asyncio.create_task(upstream.call(seconds=0.02))
+    async with asyncio.timeout(30):
+        await upstream.all_at_the_model(2)
     upstream.may_answer.set()
-    assert await first == HELLO
+    assert await asyncio.gather(first, second) == [HELLO, HELLO]
+
+
+async def test_a_database_that_hangs_is_not_waited_for(
+    database: Database, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call goes on without the table after a moment, and what was begun there is left alone."""
+    monkeypatch.setattr("app.gateway.cache.DATABASE_SECONDS", 0.05)
+    async with connect(migrated_url) as blocking, blocking.transaction() as connection:
+        await connection.execute(text("LOCK TABLE completions_cache IN ACCESS EXCLUSIVE MODE"))
+        cache = opened(database)
+        async with asyncio.timeout(10):
+            assert await ask(cache, HELLO) is None
+    assert await ask(cache) == HIT
 
 
 async def test_what_the_table_knew_is_not_held_up(database: Database) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from aiohttp import web
 from app.settings import Settings
 from tests.conftest import PROJECT
 from tests.integration.conftest import Command
-from tests.provider import Hang, Provider, Reply, Wire
+from tests.provider import CutStream, Hang, Provider, Reply, Wire
 
 QUESTION = "How is green tea brewed?"
 ANOTHER = "Who won the chess championship of 1972?"
@@ -115,6 +116,23 @@ def test_ask_tells_which_citations_did_not_hold(app: Command, monkeypatch: pytes
     assert note.endswith(" ms, price unknown)")
 
 
+def test_an_answer_that_breaks_off_has_its_error_on_a_line_of_its_own(
+    app: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said is shown, its line is ended, and the status is 2."""
+    app("ingest", "docs")
+    with Provider() as provider:
+        text = 'Hot. [1: "at eighty degrees"] ' + "And so on. " * 9
+        provider.then(CutStream(text, after=12, dropped=True))
+        monkeypatch.setenv("CHAT_MODEL", "openai/test-model")
+        monkeypatch.setenv("CHAT_API_BASE", provider.url)
+        monkeypatch.setenv("LOG_LEVEL", "ERROR")  # or the log's line stands between the two
+        with redirect_stderr(sys.stdout):
+            ended = app("ask", QUESTION)
+    said, error = ended.out.splitlines()
+    assert (ended.status, said.startswith("Hot. [1]"), error.startswith("error: ")) == (2, True, True)
+
+
 class Interrupt(Hang):
     """Press Ctrl-C in the terminal of the caller, which is this process, and never answer."""
 
@@ -140,6 +158,14 @@ def test_a_wrong_setting_is_one_line(app: Command, monkeypatch: pytest.MonkeyPat
     ended = app("ask", QUESTION)
     assert (ended.status, ended.out) == (2, "")
     assert ended.err.startswith("error: PASSAGES: ")
+
+
+def test_a_misspelt_name_is_one_line(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing starts with a limit in `.env` that nobody would read."""
+    Path(".env").write_text("TENANT_BUGET_USD=5\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", ".env")
+    told = "error: TENANT_BUGET_USD in .env is no setting; did you mean TENANT_BUDGET_USD?"
+    assert app("costs") == (2, "", told)
 
 
 @pytest.mark.parametrize("command", [("ask", QUESTION), ("serve",), ("models",)])

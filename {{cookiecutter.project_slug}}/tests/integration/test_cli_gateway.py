@@ -118,7 +118,7 @@ def test_models_check_says_what_is_wrong(app: Command, monkeypatch: pytest.Monke
         ended = app("models", "--check")
     refused, slow, away, embedding, judge = re.findall(r"^  check +(.*?) *$", ended.out, re.MULTILINE)
     assert ended.status == 1
-    assert "is CHAT_API_KEY right" in refused
+    assert "CHAT_API_KEY" in refused
     assert "canary" not in ended.out + ended.err
     assert slow == "no answer within CHAT_2_TIMEOUT_SECONDS (0.5)"
     assert "is CHAT_3_API_BASE right" in away
@@ -157,11 +157,6 @@ def called(
     )
 
 
-def cells(line: str) -> list[str]:
-    """A line of a table."""
-    return line.replace("│", " ").replace("┃", " ").split()
-
-
 def test_costs_without_a_call(app: Command) -> None:
     """Nothing was spent, which is no error."""
     assert app("costs") == (0, "no model was called in this time", "")
@@ -172,14 +167,18 @@ def test_costs_are_added_up_by_day_role_and_model(app: Command, migrated_url: st
     calls = [called(1, 1_000_000), called(2, 2_000_000, tenant="other"), called(3, None)]
     write(migrated_url, *calls, called(4, 5_000_000, days_ago=2), called(5, 7_000_000, days_ago=9))
     ended = app("costs")
-    rows = [cells(line) for line in ended.out.splitlines() if line.startswith("│")]
+    head, _, *rows, _, total, unknown, _ = map(str.split, ended.out.splitlines())
     today, before = (NOW.date() - timedelta(days=days) for days in (0, 2))
     assert (ended.status, ended.err) == (0, "")
+    assert head == ["day,", "role", "model", "calls", "input", "output", "cost"]
     assert rows == [
-        [str(before), "chat", "openai/a-model", "1", "1,000", "100", "$0.005000"],
-        [str(today), "chat", "openai/a-model", "3", "3,000", "300", "$0.003000", "+", "1", "unknown"],
-        ["total", "4", "4,000", "400", "$0.008000", "+", "1", "unknown"],
+        [str(before)],
+        ["chat", "openai/a-model", "1", "1,000", "100", "$0.005000"],
+        [str(today)],
+        ["chat", "openai/a-model", "3", "3,000", "300", "$0.003000"],
+        ["+", "1", "unknown"],
     ]
+    assert (total, unknown) == (["total", "4", "4,000", "400", "$0.008000"], ["+", "1", "unknown"])
     assert ended.out.endswith("1 calls have no known price and are in no sum: `app models` names what to set")
     assert "$0.003000" in app("costs", "--days", "1").out
     assert "$0.005000" not in app("costs", "--days", "2").out
@@ -210,14 +209,17 @@ def test_costs_tells_how_much_of_a_budget_is_used(
 def test_costs_stays_readable_on_a_narrow_terminal(
     app: Command, migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """80 columns are enough; a long name goes on in the next line."""
-    name = "openai/an-organisation/a-model-with-a-very-long-name-v3"
-    attempt = Attempt(name, "ok", NOW, 20, Usage(1_234_567, 123_456), None)
-    write(migrated_url, replace(called(1, 0), attempts=(attempt,)))
+    """80 columns are enough: an ordinary name is whole, and a long one goes on in the next line."""
+    long, ordinary = "openai/an-organisation/a-model-with-a-very-long-name-v3", "bedrock/claude-haiku-5-5"
+    attempt = Attempt(long, "ok", NOW, 20, Usage(1_234_567, 123_456), None)
+    other = replace(attempt, model=ordinary, usage=Usage(7, 7))
+    write(migrated_url, replace(called(1, 0), role="embedding", attempts=(attempt, other)))
     monkeypatch.setenv("COLUMNS", "80")
     out = app("costs").out
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
+    assert re.search(rf"{ordinary} +1 +7 +7 ", out)
+    assert re.sub(r"\s.*\n\s+", "", out[out.index("openai/") :], count=1).startswith(f"{long} ")
     assert "1,234,567" in out
 
 
@@ -256,6 +258,12 @@ def test_cache_can_be_switched_off(app: Command) -> None:
     """Off twice is off."""
     for _ in range(2):
         assert app("cache", "off") == (0, "the semantic cache of ask is off", "")
+
+
+@pytest.mark.parametrize("command", [("measure", "--threshold", "0.9"), ("off",)])
+def test_cache_refuses_a_route_that_nobody_has(app: Command, command: tuple[str, ...]) -> None:
+    """What is switched would serve nobody; the error names the routes that there are."""
+    assert app("cache", *command, "--route", "nope") == (2, "", "error: --route is 'nope'; it can be ask")
 
 
 def test_cache_refuses_a_file_that_it_cannot_read(app: Command) -> None:

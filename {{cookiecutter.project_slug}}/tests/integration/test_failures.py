@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from app.errors import DeploymentBusy, ProviderError
+from app.errors import (
+    AnswerCut,
+    ContentFiltered,
+    ContextTooLong,
+    DeadlineExceeded,
+    DeploymentBusy,
+    ProviderError,
+    ProviderGarbled,
+    ProviderMisconfigured,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderUnavailable,
+)
 from app.gateway.context import CallContext
 from app.gateway.failures import CONSEQUENCES, Consequence, Kind, classify
 from app.gateway.gateway import Gateway
@@ -37,6 +49,7 @@ TROUBLE: dict[Kind, Behaviour] = {
     "stalled": StallStream(),
     "garbled": Garbage('{"choices": []}'),
     "cut": CutStream(),
+    "forbidden": Rejected(403),
     "misconfigured": Rejected(401),
     "context": Rejected(400, code="context_length_exceeded", text="This model's maximum context length is 10 tokens"),
     "filtered": Rejected(400, code="content_filter"),
@@ -98,6 +111,31 @@ def how(kind: Kind) -> str:
 def test_every_kind_is_provoked_here_or_just_below() -> None:
     """No row of the table goes without a test: two kinds need no provider, and have a test of their own."""
     assert TROUBLE.keys() | {"unreachable", "busy"} == CONSEQUENCES.keys()
+
+
+EXPECTED = {
+    # kind: is it tried again, is the next one asked, what does the breaker do, what does the caller get
+    "rate_limited": ("yes", "yes", "counts", ProviderRateLimited),
+    "quota": ("no", "yes", "opens", ProviderRateLimited),
+    "unavailable": ("yes", "yes", "counts", ProviderUnavailable),
+    "unreachable": ("yes", "yes", "counts", ProviderUnavailable),
+    "timeout": ("no", "yes", "counts", DeadlineExceeded),
+    "stalled": ("no", "no", "counts", DeadlineExceeded),
+    "garbled": ("yes", "yes", "counts", ProviderGarbled),
+    "cut": ("no", "no", "counts", AnswerCut),
+    "forbidden": ("no", "yes", "counts", ProviderMisconfigured),
+    "misconfigured": ("no", "yes", "opens", ProviderMisconfigured),
+    "context": ("no", "larger context", "ignores", ContextTooLong),
+    "filtered": ("no", "no", "ignores", ContentFiltered),
+    "rejected": ("no", "no", "ignores", ProviderRejected),
+    "busy": ("no", "yes", "ignores", DeploymentBusy),
+}
+
+
+def test_the_table_says_what_was_decided() -> None:
+    """A changed cell is a changed policy, and is changed here too."""
+    rows = {kind: (row.retry, row.fall_back, row.breaker, row.error) for kind, row in CONSEQUENCES.items()}
+    assert rows == EXPECTED
 
 
 @pytest.mark.parametrize("kind", TROUBLE)
@@ -170,7 +208,7 @@ async def test_all_breakers_open_is_503_with_a_time_to_come_back(chain: Chain) -
         await ask(gateway, "complete")
     assert caught.value.status == 503
     assert 0 < (caught.value.retry_after or 0) <= 20
-    assert "is CHAT_API_KEY right" in caught.value.message
+    assert "not right: CHAT_API_KEY, CHAT_MODEL, CHAT_API_BASE" in caught.value.message
 
 
 async def test_too_much_text_goes_only_to_a_deployment_that_is_declared_to_read_more(chain: Chain) -> None:
@@ -204,7 +242,8 @@ def test_a_row_makes_sense(row: Consequence) -> None:
         (413, "", "rejected"),
         (401, "insufficient_quota", "misconfigured"),
         (402, "", "quota"),
-        (403, "", "misconfigured"),
+        (403, "", "forbidden"),
+        (403, "Your input was flagged by our moderation", "filtered"),
         (404, "", "misconfigured"),
         (408, "", "unavailable"),
         (409, "", "unavailable"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from app.db.engine import Database
 from app.errors import (
     AnswerCut,
+    BudgetExceeded,
     ConfigurationError,
     DeadlineExceeded,
     InvalidInput,
@@ -255,7 +258,7 @@ async def test_a_key_never_stands_in_an_error(gateway_with: MakeGateway, provide
     provider.then(Rejected(401, f"Incorrect API key provided: {key}. Find yours in the console."))
     gateway = gateway_with(chat={"api_key": chat}, embedding={"api_key": embedding})
     variable = "EMBEDDING" if role == "embed" else "CHAT"
-    with pytest.raises(ProviderMisconfigured, match=rf"\[redacted\].*is {variable}_API_KEY right") as caught:
+    with pytest.raises(ProviderMisconfigured, match=rf"\[redacted\].*not right: {variable}_API_KEY, ") as caught:
         await call(gateway, role)
     assert provider.requests[0].headers["authorization"] == f"Bearer {key}"
     assert CANARY not in "".join(traceback.format_exception(caught.value))
@@ -394,7 +397,7 @@ def test_a_deployment_that_cannot_work_is_refused_before_a_call(given: dict[str,
         Gateway(Settings(**given))
 
 
-@pytest.mark.parametrize("variable", ["OPENAI_BASE_URL", "OPENAI_API_BASE"])
+@pytest.mark.parametrize("variable", ["OPENAI_BASE_URL", "OPENAI_API_BASE", "GROQ_API_BASE", "AZURE_OPENAI_ENDPOINT"])
 async def test_no_variable_sends_the_key_elsewhere(
     provider: Provider, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
@@ -551,6 +554,101 @@ def test_the_deployments_of_a_role_stand_in_the_order_of_their_numbers(gateway_w
     gateway = gateway_with(chat_3={"model": "ollama_chat/third"}, chat_2={"model": "ollama_chat/second"})
     order = [(deployment.variable, deployment.model) for deployment in gateway.deployments()]
     assert order == [("CHAT", "openai/test-model"), ("CHAT_2", "ollama_chat/second"), ("CHAT_3", "ollama_chat/third")]
+
+
+@pytest.mark.parametrize("model", ["groq/x", "mistral/x", "deepseek/x"])
+async def test_no_variable_redirects_any_provider(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """Every provider has a variable of its own for its address; none of them is obeyed."""
+    name = model.partition("/")[0].upper()
+    for ending in ("API_BASE", "BASE_URL", "API_BASE_URL"):
+        monkeypatch.setenv(f"{name}_{ending}", provider.url)
+    key = {"api_key": "sk-canary"}
+    elsewhere = online(None, chat={"model": model} | key, embedding=key, max_attempts=1, deadline_seconds=5)
+    with pytest.raises(ProviderError):
+        await elsewhere.complete(QUESTION)
+    assert provider.requests == []
+
+
+@pytest.mark.parametrize("trouble", [RateLimited(retry_after=0), ServerError(retry_after=0)])
+async def test_a_budget_with_room_for_one_call_has_room_for_its_retry(
+    provider: Provider, database: Database, trouble: Behaviour
+) -> None:
+    """What was set aside for an attempt that cost nothing is free again for the next."""
+    chat = {"model": "openai/x", "api_base": provider.url, "input_price": 1, "output_price": 1_000}
+    settings = Settings(chat=chat, tenant_budget_usd=1, max_output_tokens=600)
+    provider.then(trouble)
+    async with open_gateway(settings, database) as gateway:
+        assert (await gateway.complete(QUESTION)).text
+        with pytest.raises(BudgetExceeded):
+            await asyncio.gather(*(gateway.complete(QUESTION) for _ in range(2)))
+
+
+async def test_a_hit_is_a_row_in_the_ledger(provider: Provider, database: Database) -> None:
+    """It says from which cache it came, and what it saved."""
+    settings = Settings(chat={"model": "openai/gpt-4o-mini", "api_base": provider.url}, cache_mode="on")
+    async with open_gateway(settings, database) as gateway:
+        context = gateway.context(tenant="acme")
+        for _ in range(2):
+            await gateway.complete(QUESTION, context=context)
+    async with database.transaction() as connection:
+        query = text("SELECT tenant, outcome, cached, saved_nanousd FROM inferences ORDER BY started_at")
+        rows = [tuple(row) for row in await connection.execute(query)]
+    assert rows == [("acme", "ok", "", None), ("acme", "ok", "exact", 11 * 150 + 7 * 600)]
+
+
+async def test_retry_after_is_waited_for(gateway_with: MakeGateway, provider: Provider) -> None:
+    """The second attempt comes when the provider said, and not before."""
+    provider.then(RateLimited(retry_after=0.4))
+    began = time.monotonic()
+    await gateway_with().complete(QUESTION)
+    assert time.monotonic() - began >= 0.4
+
+
+@ROLES
+async def test_the_deadline_is_shorter_than_a_deployments_own_patience(
+    gateway_with: MakeGateway, provider: Provider, role: str
+) -> None:
+    """With half a minute for a reply and half a second for the answer, the answer's time counts."""
+    provider.then(Hang())
+    async with asyncio.timeout(10):
+        with pytest.raises(DeadlineExceeded):
+            await call(gateway_with(deadline_seconds=BRIEF_SECONDS, max_attempts=1), role)
+
+
+async def test_a_slow_reader_does_not_outlast_the_deadline(gateway_with: MakeGateway, provider: Provider) -> None:
+    """Also what has arrived already is not handed out after the deadline."""
+    provider.then(Reply("word " * 50))
+
+    async def read_slowly() -> None:
+        async for _ in gateway_with(deadline_seconds=BRIEF_SECONDS).stream(QUESTION):
+            await asyncio.sleep(BRIEF_SECONDS / 4)
+
+    with pytest.raises(DeadlineExceeded):
+        await read_slowly()
+
+
+async def test_an_answer_may_repeat_itself(gateway_with: MakeGateway, provider: Provider) -> None:
+    """A hundred equal pieces and more are no fault."""
+    provider.then(Reply("word " * 150))
+    streamed, _ = await collect(gateway_with().stream(QUESTION))
+    assert streamed.split() == ["word"] * 150
+
+
+async def test_a_parameter_that_would_redirect_the_call_is_refused(
+    gateway_with: MakeGateway, provider: Provider
+) -> None:
+    """Nothing is sent anywhere."""
+    with pytest.raises(InvalidInput, match="unknown parameters: api_base"):
+        await gateway_with().complete(QUESTION, parameters={"api_base": "http://127.0.0.1:1"})
+    assert provider.requests == []
+
+
+async def test_a_tenant_is_named_in_print(gateway_with: MakeGateway) -> None:
+    """A name that Postgres would refuse is refused before it can spoil a batch of others."""
+    with pytest.raises(InvalidInput, match="cannot be printed"):
+        gateway_with().context(tenant="ac\0me")
 
 
 async def test_parameters_go_to_the_provider_under_openais_names(gateway_with: MakeGateway, provider: Provider) -> None:

@@ -25,10 +25,13 @@ from app.db.ledger import SpendRow, _storable, spend, write
 from app.errors import BudgetExceeded, ConfigurationError, DatabaseUnavailable
 from app.gateway import ledger as ledger_module
 from app.gateway.context import CallContext
+from app.gateway.deployments import Deployment
 from app.gateway.ledger import Ledger
+from app.settings import DeploymentSettings
 from app.types import Attempt, Inference, Usage
 
 NOW = datetime.now(UTC)
+MODEL = Deployment("chat", "CHAT_2", DeploymentSettings(model="openai/new"))
 PATIENCE_SECONDS = 20
 COMMITTED = b"COMMIT\0"
 FAR_EAST = timezone(timedelta(hours=14))
@@ -179,26 +182,26 @@ async def passed(*calls: Any) -> int:
 async def test_of_200_parallel_calls_a_limit_of_50_lets_50_pass(database: Database) -> None:
     """Each may cost one of fifty, and all ask at once."""
     async with ledger_of(database, tenant=50) as ledger:
-        assert await passed(*(ledger.reserve(context(), 1, "m") for _ in range(200))) == 50
+        assert await passed(*(ledger.reserve(context(), 1, MODEL) for _ in range(200))) == 50
 
 
 async def test_two_processes_share_one_budget(database: Database, migrated_url: str) -> None:
     """Two ledgers on connections of their own let no more pass than one would."""
     async with connect(migrated_url) as other, ledger_of(database, 50) as first, ledger_of(other, 50) as second:
-        calls = [ledger.reserve(context(), 1, "m") for _ in range(100) for ledger in (first, second)]
+        calls = [ledger.reserve(context(), 1, MODEL) for _ in range(100) for ledger in (first, second)]
         assert await passed(*calls) == 50
 
 
 async def test_what_was_set_aside_is_exchanged_for_what_it_cost(database: Database) -> None:
     """Recording gives the reservation back, and the next call has the room that is left."""
     async with ledger_of(database, tenant=100) as ledger:
-        reservation = await ledger.reserve(context(), 90, "m")
+        reservation = await ledger.reserve(context(), 90, MODEL)
         with pytest.raises(BudgetExceeded):
-            await ledger.reserve(context(), 30, "m")
+            await ledger.reserve(context(), 30, MODEL)
         ledger.record(inference(attempt(70, reservation=reservation)))
-        assert await ledger.reserve(context(), 30, "m")
+        assert await ledger.reserve(context(), 30, MODEL)
         with pytest.raises(BudgetExceeded):
-            await ledger.reserve(context(), 1, "m")
+            await ledger.reserve(context(), 1, MODEL)
     assert await accounts(database) == {("tenant:default", NOW.date()): (70, 0)}
 
 
@@ -233,7 +236,7 @@ async def test_accounts_always_equal_the_ledger(database: Database, migrated_url
         tenant, key = chance.choice("abc"), chance.choice(keys)
         tried = []
         for _ in range(chance.randint(0, 3)):
-            reservation = await ledger.reserve(context(tenant, key), 50, "m")
+            reservation = await ledger.reserve(context(tenant, key), 50, MODEL)
             started = NOW - timedelta(hours=chance.randint(0, 48))
             tried.append(attempt(chance.choice([None, 0, 7, 41]), started_at=started, reservation=reservation))
         ledger.record(inference(*tried, tenant=tenant, api_key_id=key))
@@ -275,10 +278,10 @@ async def test_accounts_are_locked_in_one_order(database: Database, step: str) -
 async def test_the_budgets_of_tenant_and_key_hold_both(database: Database) -> None:
     """A call needs room in both; what one refuses, the other does not count; without a key the tenant's holds alone."""
     async with ledger_of(database, tenant=6, key=3) as ledger:
-        assert await passed(*(ledger.reserve(context(key="a"), 1, "m") for _ in range(9))) == 3
-        assert await passed(*(ledger.reserve(context(key="b"), 1, "m") for _ in range(2))) == 2
-        assert await passed(*(ledger.reserve(context(), 1, "m") for _ in range(9))) == 1
-        assert await passed(ledger.reserve(context("other", key="b"), 1, "m")) == 1
+        assert await passed(*(ledger.reserve(context(key="a"), 1, MODEL) for _ in range(9))) == 3
+        assert await passed(*(ledger.reserve(context(key="b"), 1, MODEL) for _ in range(2))) == 2
+        assert await passed(*(ledger.reserve(context(), 1, MODEL) for _ in range(9))) == 1
+        assert await passed(ledger.reserve(context("other", key="b"), 1, MODEL)) == 1
 
 
 @pytest.mark.parametrize(
@@ -295,7 +298,7 @@ async def test_a_refusal_says_whose_budget_and_until_when(
     """Whose budget, how much it is, where it is set, and the seconds until the next day in UTC."""
     async with ledger_of(database, **limits) as ledger:
         with pytest.raises(BudgetExceeded, match=message) as caught:
-            await ledger.reserve(context(key="abc"), 10**10, "m")
+            await ledger.reserve(context(key="abc"), 10**10, MODEL)
     assert caught.value.retry_after
     assert 0 < caught.value.retry_after <= 86_400
 
@@ -303,22 +306,22 @@ async def test_a_refusal_says_whose_budget_and_until_when(
 async def test_an_unknown_price_is_refused_where_a_budget_applies(database: Database) -> None:
     """Nobody can say whether the call fits, so it is not made, and the message says what to set."""
     async with ledger_of(database, key=100) as ledger:
-        assert await ledger.reserve(context(), None, "openai/new") is None
-        with pytest.raises(ConfigurationError, match=r"openai/new .* INPUT_PRICE and OUTPUT_PRICE"):
-            await ledger.reserve(context(key="abc"), None, "openai/new")
+        assert await ledger.reserve(context(), None, MODEL) is None
+        with pytest.raises(ConfigurationError, match=r"openai/new .* CHAT_2_INPUT_PRICE and CHAT_2_OUTPUT_PRICE$"):
+            await ledger.reserve(context(key="abc"), None, MODEL)
 
 
 async def test_the_database_is_asked_only_for_a_budget() -> None:
     """Without a limit, without the key it holds for, or with nothing to pay, the database may be away."""
     async with connect("postgresql://127.0.0.1:1/app") as nowhere:
         async with ledger_of(nowhere) as ledger:
-            assert await ledger.reserve(context(key="abc"), None, "m") is None
+            assert await ledger.reserve(context(key="abc"), None, MODEL) is None
         async with ledger_of(nowhere, tenant=0, key=5) as ledger:
-            assert await ledger.reserve(context(), 0, "offline/extractive") is None
+            assert await ledger.reserve(context(), 0, MODEL) is None
             with pytest.raises(DatabaseUnavailable):
-                await ledger.reserve(context(), 1, "m")
+                await ledger.reserve(context(), 1, MODEL)
         async with ledger_of(nowhere, key=5) as ledger:
-            assert await ledger.reserve(context(), 1, "m") is None
+            assert await ledger.reserve(context(), 1, MODEL) is None
 
 
 async def test_a_limit_set_at_noon_knows_the_morning(database: Database) -> None:
@@ -326,7 +329,7 @@ async def test_a_limit_set_at_noon_knows_the_morning(database: Database) -> None
     async with ledger_of(database) as morning:
         morning.record(inference(attempt(8), api_key_id="abc"))
     async with ledger_of(database, key=10) as noon:
-        assert await passed(*(noon.reserve(context(key="abc"), 1, "m") for _ in range(9))) == 2
+        assert await passed(*(noon.reserve(context(key="abc"), 1, MODEL) for _ in range(9))) == 2
 
 
 async def test_a_new_day_has_a_new_budget(far_east: Database) -> None:
@@ -336,7 +339,7 @@ async def test_a_new_day_has_a_new_budget(far_east: Database) -> None:
     early = attempt(4, started_at=midnight.astimezone(FAR_EAST))
     async with ledger_of(far_east, tenant=10) as ledger:
         ledger.record(inference(late, early, started_at=late.started_at))
-        assert await passed(*(ledger.reserve(context(), 1, "m") for _ in range(9))) == 6
+        assert await passed(*(ledger.reserve(context(), 1, MODEL) for _ in range(9))) == 6
     yesterday = NOW.date() - timedelta(days=1)
     spent = {("tenant:default", yesterday): (90, 0), ("tenant:default", NOW.date()): (4, 0)}
     assert await accounts(far_east) == await sums(far_east) == spent
@@ -348,23 +351,23 @@ async def test_a_new_day_has_a_new_budget(far_east: Database) -> None:
 async def test_what_yesterday_set_aside_is_not_todays(database: Database) -> None:
     """A call that is under way over midnight has its room in the day in which it began."""
     async with ledger_of(database, tenant=10) as ledger:
-        await ledger.reserve(context(), 10, "m")
+        await ledger.reserve(context(), 10, MODEL)
         async with database.transaction() as connection:
             await connection.execute(text("UPDATE budget_reservations SET day = day - 1"))
-        assert await ledger.reserve(context(), 10, "m")
+        assert await ledger.reserve(context(), 10, MODEL)
 
 
 async def test_a_leaked_reservation_stops_counting_and_is_removed(database: Database) -> None:
     """What a killed process set aside counts until a minute after its call's deadline, then not, and goes."""
     async with ledger_of(database, tenant=10) as ledger:
-        await ledger.reserve(context(seconds=30), 10, "m")  # and never recorded
+        await ledger.reserve(context(seconds=30), 10, MODEL)  # and never recorded
         [(seconds,)] = await read(database, "SELECT extract(epoch FROM expires_at - now()) FROM budget_reservations")
         assert 60 < seconds <= 90
         with pytest.raises(BudgetExceeded):
-            await ledger.reserve(context(), 1, "m")
+            await ledger.reserve(context(), 1, MODEL)
         async with database.transaction() as connection:
             await connection.execute(text("UPDATE budget_reservations SET expires_at = now()"))
-        assert await ledger.reserve(context(), 9, "m")
+        assert await ledger.reserve(context(), 9, MODEL)
         assert await count(database, "budget_reservations") == 2
         ledger.record(inference())
         await ledger.flush()
@@ -374,10 +377,10 @@ async def test_a_leaked_reservation_stops_counting_and_is_removed(database: Data
 async def test_whoever_leaves_in_the_midst_of_a_batch_leaves_no_reservation(database: Database) -> None:
     """The batch commits after the caller has gone, and the next one gives back what it set aside."""
     async with ledger_of(database, tenant=100) as ledger, asyncio.timeout(PATIENCE_SECONDS):
-        kept = await ledger.reserve(context(), 1, "m")
+        kept = await ledger.reserve(context(), 1, MODEL)
         async with database.transaction() as connection:
             await connection.execute(text("SELECT FROM budget_accounts FOR UPDATE"))
-            gone, stays = (asyncio.create_task(ledger.reserve(context(), 50, "m")) for _ in range(2))
+            gone, stays = (asyncio.create_task(ledger.reserve(context(), 50, MODEL)) for _ in range(2))
             while not await connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
                 pass
             gone.cancel()
@@ -394,7 +397,7 @@ async def test_whenever_a_caller_leaves_its_reservation_goes_too(database: Datab
     kept = set()
     async with ledger_of(database, tenant=10**6) as ledger:
         for ticks in range(0, 400, 7):
-            task = asyncio.create_task(ledger.reserve(context(), 1, "m"))
+            task = asyncio.create_task(ledger.reserve(context(), 1, MODEL))
             for _ in range(ticks):
                 await asyncio.sleep(0)
             task.cancel()
@@ -456,14 +459,14 @@ async def test_records_wait_while_the_database_is_away(
     """A flush says that it is away, nothing is lost, and the ledger tries again by itself until it is back."""
     monkeypatch.setattr(ledger_module, "LONGEST_PAUSE_SECONDS", 0.02)
     async with ledger_of(distant, tenant=100) as ledger, asyncio.timeout(PATIENCE_SECONDS):
-        reservation = await ledger.reserve(context(), 60, "m")
+        reservation = await ledger.reserve(context(), 60, MODEL)
         line.cut()
         ledger.record(inference(attempt(7, reservation=reservation)))
         ledger.record(inference(attempt(None)))
         with pytest.raises(DatabaseUnavailable):
             await ledger.flush()
         with pytest.raises(DatabaseUnavailable):
-            await ledger.reserve(context(), 1, "m")
+            await ledger.reserve(context(), 1, MODEL)
         async with line:
             while await count(database, "inferences") < 2:
                 pass
@@ -574,8 +577,8 @@ async def test_a_name_that_postgres_refuses_stops_one_batch_only(database: Datab
     """Such a tenant cannot reserve; the ledger goes on for the others."""
     async with ledger_of(database, tenant=5) as ledger:
         with pytest.raises(DataError):
-            await ledger.reserve(context("\0"), 1, "m")
-        assert await ledger.reserve(context(), 1, "m")
+            await ledger.reserve(context("\0"), 1, MODEL)
+        assert await ledger.reserve(context(), 1, MODEL)
 
 
 async def test_the_report_of_spending(database: Database) -> None:

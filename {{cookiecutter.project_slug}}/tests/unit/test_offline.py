@@ -1,14 +1,16 @@
 """The offline models: the same answer every time, in words that stand in the passages, or none at all."""
 
 import math
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.offline import ABSTENTION, embed, extract, rank, split_sentences, terms
+from app.gateway.offline import ABSTENTION, _stem, embed, extract, rank, split_sentences, terms
 from app.prompts.fence import FencedPassage, fence, neutral
 from app.rag.citations import CitationReader
 from app.types import Message, Passage
@@ -152,6 +154,21 @@ def test_text_is_cut_into_sentences(markdown: str, sentences: list[str]) -> None
 def test_terms_are_stems_without_common_words() -> None:
     """Forms of a word are one; identifiers stay whole."""
     assert terms("What are the embedded Embeddings of max_tokens?") == terms("embedding max_tokens")
+
+
+def test_terms_do_not_depend_on_what_other_threads_ask() -> None:
+    """Each call of the model has a thread of its own, and a stemmer that two share mixes up their words."""
+    words = [f"{'abcdefgh'[n % 8] * (n % 3 + 1)}{n}inglydom" for n in range(6_000)]
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            together = list(threads.map(terms, words))
+    finally:
+        sys.setswitchinterval(usual)
+    _stem.cache_clear()
+    assert together == [terms(word) for word in words]
+    _stem.cache_clear()
 
 
 def test_embeddings_are_unit_vectors_and_repeatable() -> None:

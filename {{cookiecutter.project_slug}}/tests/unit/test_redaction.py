@@ -1,12 +1,14 @@
 """No secret stays readable in a text that leaves the application."""
 
+import base64
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from app.gateway.redaction import MASK, redact
 
-SECRETS = st.lists(st.text(alphabet="abcXYZ019", min_size=4, max_size=20), max_size=4)
+SECRETS = st.lists(st.text(alphabet="abcXYZ019", min_size=6, max_size=20), max_size=4)
 
 
 @given(secrets=SECRETS, around=st.lists(st.text(alphabet="abcXYZ019 -", max_size=6), min_size=5, max_size=5))
@@ -20,7 +22,32 @@ def test_no_given_secret_survives(secrets: list[str], around: list[str]) -> None
 
 def test_a_secret_that_begins_another_leaves_no_rest() -> None:
     """The longest is masked first."""
-    assert redact("the key is test-1234", ["test", "test-1234"]) == f"the key is {MASK}"
+    assert redact("the key is test-key-1234", ["test-key", "test-key-1234"]) == f"the key is {MASK}"
+
+
+SECRET = "p\u00e4ss w&rd/1234567890"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        SECRET.upper(),
+        "p%C3%A4ss%20w%26rd%2F1234567890",
+        "p\u00e4ss w&amp;rd/1234567890",
+        "p\\u00e4ss w&rd/1234567890",
+        base64.b64encode(SECRET.encode()).decode(),
+        base64.b64encode(f":{SECRET}".encode()).decode(),
+        f"{SECRET[:12]}...",
+    ],
+)
+def test_a_secret_is_known_in_other_clothes(written: str) -> None:
+    """In capitals, in a URL, in HTML, in JSON, in basic authentication, and cut short."""
+    assert redact(f"sent: {written}", [SECRET]) == f"sent: {MASK}"
+
+
+def test_a_very_short_secret_masks_no_words() -> None:
+    """`none`, as some local servers have it, stands in ordinary text."""
+    assert redact("none of these", ["none", ""]) == "none of these"
 
 
 @pytest.mark.parametrize(

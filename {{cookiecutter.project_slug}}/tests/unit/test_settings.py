@@ -1,14 +1,18 @@
 """Settings: where they come from, what is refused, and that `.env.example` shows them all."""
 
+import os
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from app.errors import ConfigurationError
 from app.gateway.deployments import resolve
-from app.settings import ChatSettings, DeploymentSettings, Settings, load_settings
+from app.settings import ChatSettings, DeploymentSettings, Settings, _variables, forget_addresses, load_settings
 from tests.conftest import PROJECT
 
 EXAMPLE = PROJECT / ".env.example"
@@ -102,13 +106,99 @@ def test_a_file_is_read_and_a_variable_wins_over_it(tmp_path: Path, monkeypatch:
         ("LOG_LEVEL", "LOUD"),
         ("CHAT_MAX_CONCURRENCY", "0"),
         ("EMBEDDING_OUTPUT_PRICE", "-1"),
+        ("TENANT_BUDGET_USD", "inf"),
+        ("KEY_BUDGET_USD", "1e300"),
+        ("DEADLINE_SECONDS", "inf"),
+        ("DEADLINE_SECONDS", "nan"),
+        ("CHAT_INPUT_PRICE", "inf"),
+        ("CHAT_2_OUTPUT_PRICE", "1e300"),
+        ("CHAT", "canary"),
+        ("CHAT", "[]"),
+        ("JUDGE", "canary"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """The error names the variable that is wrong."""
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationError, match=f"^{name}: "):
+    with pytest.raises(ConfigurationError, match=rf"\b{name}: ") as caught:
         load_settings()
+    assert "canary" not in caught.value.message
+
+
+def test_the_white_space_around_a_key_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What copying leaves at the ends is taken off, and nothing but that is no key."""
+    monkeypatch.setenv("CHAT_API_KEY", "\n canary key\t\r\n")
+    monkeypatch.setenv("EMBEDDING_API_KEY", " \n")
+    settings = load_settings()
+    assert settings.chat.api_key
+    assert settings.chat.api_key.get_secret_value() == "canary key"
+    assert settings.embedding.api_key is None
+
+
+@pytest.mark.parametrize("odd", ["\n", "\r", "\t", "\x7f", "\u00e9", "\u201d", "\u200b"])
+@pytest.mark.parametrize("role", ["chat", "judge"])
+def test_a_key_that_fits_into_no_header_is_refused_without_showing_it(role: str, odd: str) -> None:
+    """A line break would be found by the first call, in an error that shows the key; so it is found here."""
+    with pytest.raises(ConfigurationError, match=rf"^{role.upper()}_API_KEY: a key has one line") as caught:
+        load_settings(**{role: {"model": "openai/a-model", "api_key": f"canary{odd}canary"}})
+    assert "canary" not in caught.value.message
+
+
+def load_file(folder: Path, text: str) -> Settings:
+    """Read an `.env` with this text."""
+    env = folder / ".env"
+    env.write_text(text, encoding="utf-8")
+    return load_settings(_env_file=env)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TENANT_BUGET_USD", "TENANT_BUDGET_USD"),
+        ("tenant_buget_usd", "TENANT_BUDGET_USD"),
+        ("DATABASE_URI", "DATABASE_URL"),
+        ("CHAT_MODLE", "CHAT_MODEL"),
+        ("CHAT_4_MODEL", "CHAT_[123]_MODEL"),
+        ("CHAT_2_MAX_CONCURENCY", "CHAT_2_MAX_CONCURRENCY"),
+        ("JUDGE_KEY", "JUDGE_API_KEY"),
+        ("CHAT", "CHAT_[A-Z]+"),
+    ],
+)
+def test_a_misspelt_name_in_the_file_is_refused_with_the_nearest(tmp_path: Path, name: str, meant: str) -> None:
+    """A limit that nobody reads is no limit, so the name is told, and not what was written."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_file(tmp_path, f"PASSAGES=3\nexport {name}='canary'\n")
+    told = rf"{name.upper()} in \.env is no setting; did you mean {meant}\?"
+    assert re.fullmatch(told, caught.value.message)
+
+
+def test_every_misspelt_name_is_told_at_once(tmp_path: Path) -> None:
+    """Two mistakes are one message."""
+    with pytest.raises(ConfigurationError, match=r"mean PASSAGES\? EMBEDDING_MODLE .* mean EMBEDDING_MODEL\?$"):
+        load_file(tmp_path, "PASAGES=3\nEMBEDDING_MODLE=x\n")
+
+
+def test_other_programs_may_have_variables_in_the_file(tmp_path: Path) -> None:
+    """What Compose, Postgres, AWS or a test run read is left alone, also where a setting's name is a part of it."""
+    names = ("POSTGRES_PASSWORD", "COMPOSE_PROJECT_NAME", "AWS_REGION_NAME", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY")
+    near = ("PGHOST", "PGPORT", "TEST_DATABASE_URL", "CHATTY", "SMTP_HOST", "PYTHON_IMAGE", "UV_IMAGE", "TZ")
+    assert load_file(tmp_path, "".join(f"{name}=1\n" for name in (*names, *near))) == Settings()
+
+
+@given(st.sampled_from(sorted(dict(_variables()))), st.data())
+def test_a_name_that_is_one_letter_short_is_found(name: str, data: st.DataObject) -> None:
+    """Whatever long name loses a letter, some setting is proposed."""
+    place = data.draw(st.integers(0, len(name) - 1))
+    short = name[:place] + name[place + 1 :]
+    assume(len(name) > 4 and short not in dict(_variables()))
+    with TemporaryDirectory() as folder, pytest.raises(ConfigurationError, match=f"^{short} in .env is no setting"):
+        load_file(Path(folder), f"{short}=1\n")
+
+
+def test_a_misspelt_name_in_the_environment_is_nobodys_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment belongs to everybody."""
+    monkeypatch.setenv("CHAT_MODLE", "x")
+    assert load_settings() == Settings()
 
 
 def test_an_error_names_every_variable_and_shows_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,3 +272,15 @@ def test_a_commented_line_of_the_example_shows_the_default(tmp_path: Path) -> No
 def test_the_example_is_accepted_as_it_is() -> None:
     """Copied to `.env` without a change, it sets what the project chose and no database."""
     assert load_settings(_env_file=EXAMPLE.resolve(strict=True)).database_url is None
+
+
+def test_only_the_settings_say_where_a_provider_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses that libraries would read are taken away, each time they come; our own variables stay."""
+    for name in ("GROQ_API_BASE", "OPENAI_BASE_URL", "CHAT_API_BASE", "DATABASE_URL", "PATH_TO_ENDPOINTS"):
+        monkeypatch.setenv(name, "x")
+    for _ in range(2):
+        monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "x")
+        forget_addresses()
+        assert "AZURE_OPENAI_ENDPOINT" not in os.environ
+    assert not {"GROQ_API_BASE", "OPENAI_BASE_URL"} & os.environ.keys()
+    assert {"CHAT_API_BASE", "DATABASE_URL", "PATH_TO_ENDPOINTS"} <= os.environ.keys()

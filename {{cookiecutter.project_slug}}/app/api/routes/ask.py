@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from app.api.deps import FromServices
 from app.api.disconnect import EventStream
-from app.api.errors import body, public
+from app.api.errors import body, public, report
 from app.errors import AppError
 from app.rag.pipeline import Event
 from app.types import Answer, Citation, RejectedCitation, TextDelta
 
 router = APIRouter(prefix="/v1", tags=["ask"])
 log = structlog.get_logger(__name__)
+READING_SECONDS = 30  # a client may take so much longer to read than the model to write
 
 NAMES: dict[type, str] = {TextDelta: "delta", Citation: "citation", RejectedCitation: "rejected", Answer: "answer"}
 AnyEvent = TypeAdapter[Event](Event)
@@ -38,7 +39,7 @@ async def ask(request: Question, services: FromServices) -> Answer | StreamingRe
     if not request.stream:
         return await services.pipeline.ask(request.question)
     encoded = _encoded(services.pipeline.stream(request.question))
-    return EventStream(await anext(encoded), encoded)
+    return EventStream(await anext(encoded), encoded, seconds=services.settings.deadline_seconds + READING_SECONDS)
 
 
 async def _encoded(events: AsyncGenerator[Event]) -> AsyncGenerator[bytes]:
@@ -49,6 +50,7 @@ async def _encoded(events: AsyncGenerator[Event]) -> AsyncGenerator[bytes]:
             async for event in events:
                 yield _event(event)
         except AppError as error:
+            report(error)
             yield _error(public(error))
         except Exception:  # the client must learn that the answer is not whole
             log.exception("unforeseen error in a stream")

@@ -21,7 +21,6 @@ async def ready(services: FromServices, response: Response) -> dict[str, str]:
         database = "ok" if await services.database.is_migrated() else "migrations missing: run `app migrate`"
     except DatabaseUnavailable:
         database = "unreachable"
-    models = "ok" if services.warm else "loading"
-    is_ready = database == models == "ok"
+    is_ready = database == services.models == "ok"
     response.status_code = 200 if is_ready else 503
-    return {"status": "ok" if is_ready else "not ready", "database": database, "models": models}
+    return {"status": "ok" if is_ready else "not ready", "database": database, "models": services.models}
