@@ -26,7 +26,7 @@ from app.gateway.deployments import Deployment, price_unknown
 from app.types import Inference
 
 LINGER_SECONDS = 0.25  # how long records wait for company
-REST_SECONDS = 0.01  # after a batch, so that under load more calls share the next one, and one call alone never waits
+REST_SECONDS = 0.02  # after a batch, so that under load more calls share the next one, and one call alone never waits
 LONGEST_PAUSE_SECONDS = 30  # between two tries while the database is away
 BATCH_ROWS = 500
 BATCH_SECONDS = 10

@@ -495,7 +495,7 @@ async def test_who_has_waited_half_of_the_time_asks_alone(upstream: Upstream) ->
     async with asyncio.timeout(30):
         await upstream.all_at_the_model(2)
     upstream.may_answer.set()
-    assert await asyncio.gather(first, second) == [HELLO, HELLO]
+    assert list(await asyncio.gather(first, second)) == [HELLO, HELLO]
 
 
 async def test_a_database_that_hangs_is_not_waited_for(
