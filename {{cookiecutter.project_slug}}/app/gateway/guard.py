@@ -23,7 +23,7 @@ LONGEST_OPEN_SECONDS = 300.0
 
 
 class Breaker:
-    """Closed, then open after so many failures in a row, then half open: one call is let through to try.
+    """Closed, then open after so many failures in a row, then half open: one call at a time is let through to try.
 
     Each call has a ticket. Opening, and letting a call try, make older tickets void: what a call learns that began
     before then says nothing about now.
@@ -32,8 +32,7 @@ class Breaker:
     def __init__(self, failures: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._seconds, self._clock = failures, seconds, clock
         self._failures = 0
-        self._opens_until = 0.0
-        self._probing = False
+        self._shut_until = 0.0
         self._ticket = 0
         self._last = ""
 
@@ -45,23 +44,22 @@ class Breaker:
 
         """
         if self._failures >= self._most:
-            wait = self._opens_until - self._clock()
-            if wait > 0 or self._probing:
+            wait = self._shut_until - self._clock()
+            if wait > 0:
                 raise Failure("busy", f"left alone, after: {self._last}", retry_after=max(1.0, wait))
-            self._probing = True
+            self._shut_until = self._clock() + self._seconds  # a trial that hangs is followed by another
             self._ticket += 1
         return self._ticket
 
     def answering(self, ticket: int) -> None:
         """The first token has come: enough for a trial, the others need not wait for the last."""
-        if self._probing:
+        if self._failures >= self._most:
             self.succeeded(ticket)
 
     def succeeded(self, ticket: int) -> None:
         """It answers: closed again."""
         if ticket == self._ticket:
             self._failures = 0
-            self._probing = False
 
     def failed(self, ticket: int, failure: Failure) -> None:
         """Count it as the table says. A provider that names its time is left alone for that long."""
@@ -69,17 +67,16 @@ class Breaker:
             self.abandoned(ticket)
         elif ticket == self._ticket:
             self._failures = self._most if failure.consequence.breaker == "opens" else self._failures + 1
-            self._probing = False
             self._last = failure.detail
             if self._failures >= self._most:
                 self._ticket += 1
                 pause = min(max(self._seconds, failure.retry_after or 0), LONGEST_OPEN_SECONDS)
-                self._opens_until = self._clock() + pause
+                self._shut_until = self._clock() + pause
 
     def abandoned(self, ticket: int) -> None:
         """The call ended without saying anything about the deployment; another one may try."""
         if ticket == self._ticket:
-            self._probing = False
+            self._shut_until = self._clock()
 
 
 class RetryBudget:

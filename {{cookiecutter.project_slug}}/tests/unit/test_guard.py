@@ -109,6 +109,20 @@ def test_a_trial_that_fails_opens_it_again(clock: Clock) -> None:
     assert not is_open(made)
 
 
+def test_a_trial_that_hangs_is_followed_by_another(clock: Clock) -> None:
+    """After the same time again one more may try; what the first one finds then does not count any more."""
+    made = breaker(clock, failed=3)
+    clock.now += 10
+    hanging = made.admit()
+    clock.now += 10
+    second = made.admit()
+    made.succeeded(hanging)
+    with pytest.raises(Failure):
+        made.admit()
+    made.succeeded(second)
+    made.admit()
+
+
 def test_a_trial_that_is_given_up_makes_room_for_another(clock: Clock) -> None:
     """A client who leaves in the middle of a trial does not keep the deployment closed for ever."""
     made = breaker(clock, failed=3)
