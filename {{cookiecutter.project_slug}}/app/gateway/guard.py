@@ -25,8 +25,8 @@ LONGEST_OPEN_SECONDS = 300.0
 class Breaker:
     """Closed, then open after so many failures in a row, then half open: one call at a time is let through to try.
 
-    Each call has a ticket. Opening, and letting a call try, make older tickets void: what a call learns that began
-    before then says nothing about now.
+    Each call has a ticket. Opening makes older tickets void: what a call learns that began before then says nothing
+    about now.
     """
 
     def __init__(self, failures: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,7 +48,6 @@ class Breaker:
             if wait > 0:
                 raise Failure("busy", f"left alone, after: {self._last}", retry_after=max(1.0, wait))
             self._shut_until = self._clock() + self._seconds  # a trial that hangs is followed by another
-            self._ticket += 1
         return self._ticket
 
     def answering(self, ticket: int) -> None:
