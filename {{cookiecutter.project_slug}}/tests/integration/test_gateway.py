@@ -656,3 +656,20 @@ async def test_parameters_go_to_the_provider_under_openais_names(gateway_with: M
     await gateway_with().complete(QUESTION, parameters={"temperature": 0.7, "seed": 3, "stop": ["x"], "max_tokens": 5})
     sent = provider.requests[0].body
     assert [sent[name] for name in ("temperature", "seed", "stop", "max_tokens")] == [0.7, 3, ["x"], 5]
+
+
+async def test_a_picture_may_be_as_large_as_the_settings_allow(gateway_with: MakeGateway, provider: Provider) -> None:
+    """MAX_ATTACHMENT_BYTES is looked at before a call is made."""
+    seeing = {"model": "openai/seeing", "images": True}
+    with pytest.raises(InvalidInput, match="message 1"):
+        await gateway_with(chat=seeing, max_attachment_bytes=10).complete(PICTURE)
+    assert provider.requests == []
+
+
+async def test_a_cached_answer_that_is_not_accepted_is_asked_for_again(provider: Provider, database: Database) -> None:
+    """What one caller took is not forced upon another who wants more."""
+    settings = Settings(chat={"model": "openai/x", "api_base": provider.url}, cache_mode="on")
+    async with open_gateway(settings, database) as gateway:
+        await gateway.complete(QUESTION)
+        again = await gateway.complete(QUESTION, accept=lambda completion: "Goodbye" in completion.text)
+    assert (again.cached, len(provider.requests)) == ("", 2)
