@@ -98,7 +98,7 @@ class ToolCall:
 class Completion:
     """A model's whole reply. `cost_nanousd` is in 1e-9 US dollars; None means that the price is unknown.
 
-    `cached` names the cache it came from; then it cost nothing, and `saved_nanousd` is what it cost before.
+    `cached` says that it came from the exact cache; then it cost nothing, and `saved_nanousd` is what it cost before.
     """
 
     text: str
@@ -109,7 +109,7 @@ class Completion:
     notice: str = ""
     refusal: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
-    cached: Literal["", "exact", "semantic"] = ""
+    cached: Literal["", "exact"] = ""
     saved_nanousd: int | None = None
 
 

@@ -18,6 +18,9 @@ from app.rag.ingest import Ingester
 from app.rag.pipeline import Pipeline
 from app.settings import Settings
 
+# A width of the test runner's, which a console would keep for ever; taken away before the first one is made.
+os.environ.pop("COLUMNS", None)
+
 LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}  # noqa: S104  # compared, not bound
 PROJECT = Path(__file__).parent.parent
 EVERY_TABLE = (
@@ -40,7 +43,6 @@ def _stay_on_loopback(event: str, arguments: tuple[Any, ...]) -> None:
 def pytest_configure() -> None:
     """Close the network before anything is imported, and hide the developer's own settings."""
     sys.addaudithook(_stay_on_loopback)
-    os.environ.pop("COLUMNS", None)  # a width of the test runner's, which a console would keep for ever
     for name in list(os.environ):
         if any(name.lower() == field or name.lower().startswith(f"{field}_") for field in Settings.model_fields):
             os.environ.pop(name)

@@ -155,8 +155,7 @@ class Gateway:
             async with self._flight(inference, messages, given) as flight:
                 if flight.hit and accept(flight.hit):
                     inference.served_from_cache("exact", flight.hit.saved_nanousd)
-                    if call is litellm_adapter.stream:
-                        yield TextDelta(flight.hit.text)
+                    yield TextDelta(flight.hit.text)
                     yield flight.hit
                     return
                 asked = self._first_success(inference, partial(call, messages=messages, parameters=given))

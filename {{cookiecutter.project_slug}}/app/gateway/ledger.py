@@ -23,6 +23,7 @@ from app.db.ledger import write
 from app.errors import BudgetExceeded, DatabaseUnavailable
 from app.gateway.context import CallContext
 from app.gateway.deployments import Deployment, price_unknown
+from app.gateway.prices import NANO
 from app.types import Inference
 
 LINGER_SECONDS = 0.25  # how long records wait for company
@@ -33,7 +34,6 @@ BATCH_SECONDS = 10
 EXIT_SECONDS = 15
 MOST_WAITING = 100_000  # inferences: an hour at 28 calls a second
 MARGIN_SECONDS = 60  # a reservation outlives its call's deadline by as much
-NANO = 1_000_000_000
 
 Waiter = tuple[Reservation | None, asyncio.Future[str]]
 log = structlog.get_logger()
