@@ -122,12 +122,28 @@ class Settings(BaseSettings):
 
     passages: int = Field(10, ge=1, le=50, description="how many passages the model reads")
     candidates: int = Field(50, ge=1, le=1000, description="how many each retriever may propose")
+    fusion: Literal["weighted", "rrf"] = "weighted"
     dense_weight: float = Field(0.4, ge=0, le=1, description="the vector side's share in the fused score")
+    neighbours: int = Field(0, ge=0, le=10, description="chunks before and after each one found, read with it")
+    rewrite: bool = Field(default=False, description="let the chat model write search queries for each question")
+    rerank: Literal["off", "llm", "cross-encoder"] = "off"
+    rerank_model: str = Field(
+        "cross-encoder/ms-marco-MiniLM-L6-v2", description="a folder or a name at the hub, with an ONNX file"
+    )
+    hub_url: str = Field("https://huggingface.co", description="where rerank_model is fetched from, once")
     chunk_characters: int = Field(900, ge=100, le=20_000)
+    chunk_overlap: int = Field(0, ge=0, description="characters; less than CHUNK_CHARACTERS")
+    contextual_chunks: bool = Field(default=False, description="let the chat model place each chunk in its document")
+    passage_tokens: int = Field(8_000, ge=100, description="how much of the passages the model reads, about")
+    citation_faults: Literal["drop", "flag"] = "drop"
     abstain_below: float = Field(0.425, ge=0, le=1, description="the extractive model's threshold, set on data")
 
     max_question_characters: int = Field(4_000, ge=1)
     max_document_bytes: int = Field(20 * MILLION, ge=1)
+    max_document_pages: int = Field(2_000, ge=1, description="pages, slides, sheets or parts of an archive")
+    parse_seconds: float = Field(4, gt=0, description="for reading one document, in a process of its own")
+    parse_memory_bytes: int = Field(1_000 * MILLION, ge=100 * MILLION, description="for that process")
+    allow_urls: bool = Field(default=False, description="let `app ingest` fetch https addresses")
     max_attachment_bytes: int = Field(10 * MILLION, ge=1, description="of an image or a sound in a message")
 
     host: str = "127.0.0.1"
@@ -137,6 +153,12 @@ class Settings(BaseSettings):
     def _safe_in_production(self) -> Self:
         if self.environment == "production" and self.database_url is None:
             raise ValueError("ENVIRONMENT=production needs DATABASE_URL: the built-in Postgres is for development")
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_is_a_part(self) -> Self:
+        if self.chunk_overlap >= self.chunk_characters:
+            raise ValueError("CHUNK_OVERLAP has to be less than CHUNK_CHARACTERS")
         return self
 
 

@@ -3,6 +3,7 @@
 This module knows nothing of databases, models or HTTP; every step knows this module.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -10,35 +11,67 @@ from typing import Any, Literal
 DEFAULT_TENANT = "default"
 
 Fault = Literal["fabricated", "misattributed", "stitched"]
+Origin = Literal["file", "upload", "url", "stdin"]
+Use = Literal["cited", "read", "found"]
 Message = dict[str, Any]
 """A chat message as providers take it: `{"role": ..., "content": text or a list of parts}`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One source, loaded: Markdown or plain text with its identity."""
+    """One source, loaded: Markdown or plain text with its identity.
+
+    `content_hash` is of the bytes it was made from. `page_starts` are the offsets, in characters of `text`, at which
+    each page begins; empty where the format has no pages. `metadata` is what a question may be limited to.
+    """
 
     source: str
     title: str
     text: str
     media_type: str
     content_hash: str
+    origin: Origin = "file"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    page_starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a document's text: `text == document.text[start:end]`, offsets in characters."""
+    """A part of a document's text: `text == document.text[start:end]`, offsets in characters.
+
+    `page` counts from 1; None where the format has no pages. `context` is what a model wrote to place the chunk in its
+    document: it is searched, and never shown or cited.
+    """
 
     ordinal: int
     start: int
     end: int
     heading: str
     text: str
+    page: int | None = None
+    context: str = ""
+
+    @property
+    def searched(self) -> str:
+        """What is embedded, and what the keyword search finds."""
+        return "\n".join(filter(None, [self.context, self.heading, self.text]))
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a search is limited to: documents with all of this metadata, below this path; empty limits nothing."""
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    source_prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A chunk that retrieval found, with every score that led to it (None: that side did not find it)."""
+    """A chunk that retrieval found, with every score that led to it (None: that side did not find it).
+
+    `text == document.text[start:end]`; with its neighbours it may be more than the chunk. `use` says what became of
+    it: cited in the answer, read by the model and not cited, or found and left out.
+    """
 
     chunk_id: int
     source: str
@@ -50,6 +83,9 @@ class Passage:
     score: float
     keyword: float | None = None
     dense: float | None = None
+    rerank: float | None = None
+    page: int | None = None
+    use: Use = "found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +100,7 @@ class Citation:
     quote: str
     start: int
     end: int
+    page: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +225,10 @@ class Inference:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the application says to a question, and everything needed to check and repeat it."""
+    """What the application says to a question, and everything needed to check and repeat it.
+
+    `reason` says why it abstained; empty where it did not.
+    """
 
     id: str
     question: str
@@ -200,6 +240,7 @@ class Answer:
     usage: Usage
     cost_nanousd: int | None
     latency_ms: int
+    reason: str = ""
     citations: tuple[Citation, ...] = ()
     rejected: tuple[RejectedCitation, ...] = ()
     passages: tuple[Passage, ...] = field(default=(), repr=False)

@@ -24,7 +24,7 @@ os.environ.pop("COLUMNS", None)
 LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}  # noqa: S104  # compared, not bound
 PROJECT = Path(__file__).parent.parent
 EVERY_TABLE = (
-    *("documents", "index_stamps", "answers", "inferences", "budget_accounts", "budget_reservations"),
+    *("documents", "index_stamps", "chunk_contexts", "answers", "inferences", "budget_accounts", "budget_reservations"),
     *("completions_cache", "semantic_cache", "semantic_cache_routes"),
 )
 
@@ -73,7 +73,7 @@ async def migrated_url(database_url: str) -> str:
 async def database(migrated_url: str) -> AsyncIterator[Database]:
     """An empty database."""
     async with connect(migrated_url) as connected:
-        async with connected.transaction() as connection:
+        async with connected.engine.begin() as connection:  # no tenant may do this
             await connection.execute(text(f"TRUNCATE {', '.join(EVERY_TABLE)} CASCADE"))
         yield connected
 

@@ -20,7 +20,13 @@ from app.settings import Settings
 from app.types import DEFAULT_TENANT
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-UNDEFINED_TABLE = "42P01"
+NOT_MIGRATED = {"42P01", "42703", "42501"}  # no such table, no such column, no rights on it yet
+# Policies let a transaction see the rows of this tenant. They do not bind a superuser, so it takes on the role that
+# the migrations made; where they could not make it, the user is none.
+BELONG_TO_TENANT = text("""
+    SELECT set_config('app.tenant', :tenant, true),
+        CASE WHEN pg_has_role(to_regrole('app_tenant'), 'MEMBER') THEN set_config('role', 'app_tenant', true) END
+""")
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Commit at the end, roll back on an error.
+        """Commit at the end, roll back on an error; of the tables with policies only the tenant's rows are there.
 
         Raises:
             DatabaseUnavailable: there is no connection, or it broke.
@@ -44,13 +50,15 @@ class Database:
         """
         with _lost_connections():
             async with self.engine.begin() as connection:
+                await connection.execute(BELONG_TO_TENANT, {"tenant": self.tenant})
                 yield connection
 
     async def is_migrated(self) -> bool:
         """Whether the schema is the one this version of the code was written for."""
-        async with self.transaction() as connection:
-            known = await connection.scalar(text("SELECT to_regclass('alembic_version')"))
-            current = known and await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        with _lost_connections():
+            async with self.engine.begin() as connection:  # before the first migration there is no role to take on
+                known = await connection.scalar(text("SELECT to_regclass('alembic_version')"))
+                current = known and await connection.scalar(text("SELECT version_num FROM alembic_version"))
         return bool(current == _newest_revision())
 
 
@@ -102,7 +110,7 @@ def _lost_connections() -> Iterator[None]:
     except PoolTimeout as error:
         raise DatabaseUnavailable("every connection to the database is in use") from error
     except ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE:
+        if getattr(error.orig, "sqlstate", None) not in NOT_MIGRATED:
             raise
         raise DatabaseUnavailable("the schema is missing or old: run `app migrate`") from error
     except DBAPIError as error:

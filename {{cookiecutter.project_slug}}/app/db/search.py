@@ -16,31 +16,32 @@ K1, B = 1.2, 0.75
 # and documents are not written to match them, so a chunk needs any of the terms, not all.
 BM25 = text("""
     WITH size AS (
-        SELECT count(*)::float8 AS chunks, greatest(avg(length), 1)::float8 AS mean_length
-        FROM chunks WHERE tenant = :tenant
+        SELECT sum(chunk_count)::float8 AS chunks,
+            greatest(sum(term_count)::float8 / nullif(sum(chunk_count), 0), 1) AS mean_length
+        FROM documents WHERE tenant = :tenant
     ), terms AS (
         SELECT lexeme FROM unnest(to_tsvector('english', :question))
     ), matches AS (
-        SELECT p.chunk_id, p.frequency, count(*) OVER (PARTITION BY p.term) AS document_frequency
+        SELECT p.chunk_id, p.frequency, p.length, count(*) OVER (PARTITION BY p.term) AS document_frequency
         FROM postings p JOIN terms ON p.term = terms.lexeme
         WHERE p.tenant = :tenant
     )
     SELECT m.chunk_id, sum(
         ln(1 + (size.chunks - m.document_frequency + 0.5) / (m.document_frequency + 0.5))
-        * m.frequency * (:k1 + 1) / (m.frequency + :k1 * (1 - :b + :b * c.length / size.mean_length))
+        * m.frequency * (:k1 + 1) / (m.frequency + :k1 * (1 - :b + :b * m.length / size.mean_length))
     ) AS score
-    FROM matches m JOIN chunks c ON c.id = m.chunk_id CROSS JOIN size
+    FROM matches m CROSS JOIN size
     GROUP BY m.chunk_id ORDER BY score DESC, m.chunk_id LIMIT :limit
 """)
 
 NEAREST = text("""
-    SELECT id, coalesce(nullif(1 - (embedding <=> CAST(:vector AS halfvec)), 'NaN'), 0) AS score
-    FROM chunks WHERE tenant = :tenant
-    ORDER BY embedding <=> CAST(:vector AS halfvec), id LIMIT :limit
+    SELECT chunk_id AS id, coalesce(nullif(1 - (embedding <=> CAST(:vector AS halfvec)), 'NaN'), 0) AS score
+    FROM embeddings WHERE stamp_id = :stamp
+    ORDER BY embedding <=> CAST(:vector AS halfvec), chunk_id LIMIT :limit
 """)
 
 PASSAGES = text("""
-    SELECT c.id AS chunk_id, d.source, d.title, c.heading, c.start_char AS start, c.end_char AS "end", c.text
+    SELECT c.id AS chunk_id, d.source, d.title, c.heading, c.start_char AS start, c.end_char AS "end", c.text, c.page
     FROM chunks c JOIN documents d ON d.id = c.document_id
     WHERE c.tenant = :tenant AND c.id = ANY(:ids)
 """)
@@ -53,11 +54,11 @@ async def keyword_scores(connection: AsyncConnection, tenant: str, question: str
 
 
 async def dense_scores(
-    connection: AsyncConnection, tenant: str, vector: Sequence[float], limit: int
+    connection: AsyncConnection, stamp_id: int, vector: Sequence[float], limit: int
 ) -> dict[int, float]:
     """Cosine similarity by chunk id of the `limit` nearest chunks."""
     literal = "[" + ",".join(f"{value:.6g}" for value in vector) + "]"
-    rows = await connection.execute(NEAREST, {"tenant": tenant, "vector": literal, "limit": limit})
+    rows = await connection.execute(NEAREST, {"stamp": stamp_id, "vector": literal, "limit": limit})
     return {row.id: row.score for row in rows}
 
 

@@ -3,6 +3,7 @@
 The caller opens the transaction. Knows nothing of loading, chunking or models.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,21 +12,25 @@ from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.tables import chunks, documents, index_stamps
+from app.db.tables import chunks, documents, embeddings, index_stamps
 from app.errors import IndexMismatch
 from app.types import Chunk, Document
 
 FILL_POSTINGS = text("""
     WITH terms AS (
-        INSERT INTO postings (tenant, term, chunk_id, frequency)
-        SELECT c.tenant, t.lexeme, c.id, cardinality(t.positions)
-        FROM chunks c, unnest(to_tsvector('english', c.heading || ' ' || c.text)) t
+        SELECT c.tenant, t.lexeme, c.id, cardinality(t.positions) AS frequency,
+            sum(cardinality(t.positions)) OVER (PARTITION BY c.id) AS length
+        FROM chunks c, unnest(to_tsvector('english', c.context || ' ' || c.heading || ' ' || c.text)) t
         WHERE c.document_id = :document_id
-        RETURNING chunk_id, frequency
+    ), filled AS (
+        INSERT INTO postings (tenant, term, chunk_id, frequency, length)
+        SELECT tenant, lexeme, id, frequency, length FROM terms
+        RETURNING frequency
     )
-    UPDATE chunks c SET length = t.length
-    FROM (SELECT chunk_id, sum(frequency) AS length FROM terms GROUP BY chunk_id) t
-    WHERE c.id = t.chunk_id
+    UPDATE documents SET
+        term_count = (SELECT coalesce(sum(frequency), 0) FROM filled),
+        chunk_count = (SELECT count(*) FROM chunks WHERE document_id = :document_id)
+    WHERE id = :document_id
 """)
 
 
@@ -49,6 +54,7 @@ async def content_hash(connection: AsyncConnection, tenant: str, source: str) ->
 
 async def replace_document(
     connection: AsyncConnection,
+    stamp_id: int,
     tenant: str,
     document: Document,
     parts: Sequence[Chunk],
@@ -60,6 +66,10 @@ async def replace_document(
         "media_type": document.media_type,
         "content_hash": document.content_hash,
         "text": document.text,
+        "origin": document.origin,
+        "recipe": "",
+        "metadata": dict(document.metadata),
+        "page_starts": list(document.page_starts),
         "created_at": func.now(),
     }
     # An upsert, not delete and insert: of two writers of one source the second waits, and wins.
@@ -76,34 +86,58 @@ async def replace_document(
             "end_char": part.end,
             "heading": part.heading,
             "text": part.text,
-            "embedding": vector,
+            "context": part.context,
+            "page": part.page,
+            "content_hash": hash_text(part.searched),
         }
-        for part, vector in zip(parts, vectors, strict=True)
+        for part in parts
     ]
-    await connection.execute(insert(chunks), rows)
+    ids = (
+        await connection.execute(insert(chunks).returning(chunks.c.id, sort_by_parameter_order=True), rows)
+    ).scalars()
+    await connection.execute(
+        insert(embeddings),
+        [
+            {
+                "stamp_id": stamp_id,
+                "chunk_id": chunk_id,
+                "tenant": tenant,
+                "dimensions": len(vector),
+                "embedding": vector,
+            }
+            for chunk_id, vector in zip(ids, vectors, strict=True)
+        ],
+    )
     await connection.execute(FILL_POSTINGS, {"document_id": document_id})
     return document_id
 
 
-async def check_stamp(connection: AsyncConnection, tenant: str, model: str, dimensions: int) -> None:
-    """Stamp the index with its embedding model at the first write.
+def hash_text(searched: str) -> str:
+    """The hash by which a chunk that needs no new vector is known again."""
+    return hashlib.blake2b(searched.encode(), digest_size=16).hexdigest()
+
+
+async def check_stamp(connection: AsyncConnection, tenant: str, model: str, dimensions: int) -> int:
+    """The id of the model's stamp; an empty index is stamped with the first model.
 
     Raises:
         IndexMismatch: the index holds another model's vectors, which cannot be compared with this one's.
 
     """
-    new = {"tenant": tenant, "embedding_model": model, "dimensions": dimensions}
-    await connection.execute(upsert(index_stamps).values(**new).on_conflict_do_nothing())
-    stamp = await connection.execute(
-        select(index_stamps.c.embedding_model, index_stamps.c.dimensions).where(index_stamps.c.tenant == tenant)
-    )
-    known = stamp.one()
-    if tuple(known) != (model, dimensions):
+    known = (await connection.execute(select(index_stamps).where(index_stamps.c.tenant == tenant))).all()
+    for stamp in known:
+        if (stamp.embedding_model, stamp.dimensions) == (model, dimensions) and stamp.ready:
+            return int(stamp.id)
+    if known:
         raise IndexMismatch(
-            f"the index was built with {known.embedding_model} ({known.dimensions} dimensions), and "
+            f"the index was built with {known[0].embedding_model} ({known[0].dimensions} dimensions), and "
             f"EMBEDDING_MODEL is {model} ({dimensions}): set it back, or embed everything again with "
             "`app ingest --rebuild PATH`"
         )
+    new = {"tenant": tenant, "embedding_model": model, "dimensions": dimensions, "ready": True}
+    added = upsert(index_stamps).values(**new).on_conflict_do_nothing().returning(index_stamps.c.id)
+    stamp_id = await connection.scalar(added)
+    return int(stamp_id) if stamp_id is not None else await check_stamp(connection, tenant, model, dimensions)
 
 
 async def clear(connection: AsyncConnection, tenant: str) -> None:

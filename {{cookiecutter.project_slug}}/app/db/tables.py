@@ -24,7 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
     func,
 )
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
@@ -43,9 +43,16 @@ documents = Table(
     "documents",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    *_required(Text, "tenant", "source", "title", "media_type", "content_hash", "text"),
+    *_required(Text, "tenant", "source", "title", "media_type", "content_hash", "text", "origin"),
+    Column("recipe", Text, nullable=False, comment="hash of what besides the bytes decides the chunks"),
+    Column("metadata", JSONB, nullable=False, server_default="{}"),
+    Column("page_starts", ARRAY(Integer), nullable=False, server_default="{}"),
+    Column("chunk_count", Integer, nullable=False, server_default="0"),
+    Column("term_count", BigInteger, nullable=False, server_default="0", comment="of all its chunks, for BM25"),
     _created(),
     UniqueConstraint("tenant", "source", name="documents_tenant_source_key"),
+    Index("documents_size", "tenant", postgresql_include=["chunk_count", "term_count"]),
+    Index("documents_metadata", "metadata", postgresql_using="gin"),
 )
 
 chunks = Table(
@@ -53,14 +60,15 @@ chunks = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("document_id", ForeignKey("documents.id", ondelete="CASCADE"), nullable=False),
-    *_required(Text, "tenant", "heading", "text"),
+    *_required(Text, "tenant", "heading", "text", "context"),
+    Column("content_hash", Text, nullable=False, comment="of what is embedded"),
     *_required(Integer, "ordinal", "start_char", "end_char"),
-    Column("length", Integer, nullable=False, server_default="0", comment="terms, for BM25"),
-    Column("embedding", HALFVEC(), nullable=False),
+    Column("page", Integer),
     UniqueConstraint("document_id", "ordinal", name="chunks_document_ordinal_key"),
-    Index("chunks_tenant", "tenant"),
+    Index("chunks_tenant_hash", "tenant", "content_hash"),
 )
 
+# The length stands with each posting, so that a search reads nothing but this index.
 postings = Table(
     "postings",
     metadata,
@@ -68,15 +76,40 @@ postings = Table(
     Column("term", Text, primary_key=True),
     Column("chunk_id", ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True),
     *_required(Integer, "frequency"),
+    Column("length", Integer, nullable=False, comment="terms of the chunk"),
     Index("postings_chunk", "chunk_id"),
 )
 
+# One row per embedding model that the tenant's chunks were embedded with; two while one replaces the other.
 index_stamps = Table(
     "index_stamps",
     metadata,
-    Column("tenant", Text, primary_key=True),
-    *_required(Text, "embedding_model"),
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    *_required(Text, "tenant", "embedding_model"),
     *_required(Integer, "dimensions"),
+    Column("ready", Boolean, nullable=False, comment="every chunk had its vector when this was set"),
+    UniqueConstraint("tenant", "embedding_model", name="index_stamps_tenant_model_key"),
+)
+
+# A migration makes one HNSW index for each usual number of dimensions; SQLAlchemy cannot compare those.
+embeddings = Table(
+    "embeddings",
+    metadata,
+    Column("stamp_id", ForeignKey("index_stamps.id", ondelete="CASCADE"), primary_key=True),
+    Column("chunk_id", ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True),
+    *_required(Text, "tenant"),
+    *_required(Integer, "dimensions"),
+    Column("embedding", HALFVEC(), nullable=False),
+    Index("embeddings_chunk", "chunk_id"),
+)
+
+chunk_contexts = Table(
+    "chunk_contexts",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("key", Text, primary_key=True, comment="hash of the document, the chunk, the prompt and the model"),
+    *_required(Text, "context"),
+    _created(),
 )
 
 answers = Table(
@@ -88,6 +121,7 @@ answers = Table(
     *_required(Integer, "input_tokens", "output_tokens", "latency_ms"),
     Column("cost_nanousd", BigInteger, comment="1e-9 US dollars; null where the price is unknown"),
     *_required(JSONB, "citations", "rejected", "passages"),
+    Column("reason", Text, nullable=False, server_default="", comment="why it abstained"),
     _created(),
     Index("answers_tenant_created", "tenant", "created_at"),
 )

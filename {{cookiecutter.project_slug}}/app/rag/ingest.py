@@ -65,10 +65,10 @@ class Ingester:
         chunks = await asyncio.to_thread(split, document, max_characters=self._settings.chunk_characters)
         batches = -(-len(chunks) // EMBEDDING_BATCH)
         context = self._gateway.context(tenant=tenant, seconds=self._settings.deadline_seconds * batches)
-        vectors = await self._gateway.embed([f"{chunk.heading}\n{chunk.text}" for chunk in chunks], context=context)
+        vectors = await self._gateway.embed([chunk.searched for chunk in chunks], context=context)
         async with self._database.transaction() as connection:
-            await store.check_stamp(connection, tenant, self._settings.embedding.model, len(vectors[0]))
-            await store.replace_document(connection, tenant, document, chunks, vectors)
+            stamp = await store.check_stamp(connection, tenant, self._settings.embedding.model, len(vectors[0]))
+            await store.replace_document(connection, stamp, tenant, document, chunks, vectors)
         report.added.append(document.source)
         report.chunks += len(chunks)
 

@@ -41,9 +41,9 @@ class Retriever:
         if vector is None:
             [vector] = await self._gateway.embed([question], context=context)
         async with self._database.transaction() as connection:
-            await store.check_stamp(connection, tenant, self._settings.embedding.model, len(vector))
+            stamp = await store.check_stamp(connection, tenant, self._settings.embedding.model, len(vector))
             keyword = await search.keyword_scores(connection, tenant, question, limit)
-            dense = await search.dense_scores(connection, tenant, vector, limit)
+            dense = await search.dense_scores(connection, stamp, vector, limit)
             fused = fuse(keyword, dense, self._settings.dense_weight)
             best = sorted(fused, key=lambda chunk: (-fused[chunk], chunk))[: self._settings.passages]
             found = await search.read_passages(connection, tenant, best)
