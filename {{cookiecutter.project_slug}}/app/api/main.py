@@ -46,11 +46,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_database(settings) as database, open_gateway(settings, database) as gateway:
             services = app.state.services = Services(settings, database, gateway)
-            warming = asyncio.create_task(_warm(services))
-            yield
-            warming.cancel()
-            with suppress(asyncio.CancelledError):
-                await warming
+            async with services.ingester:
+                warming = asyncio.create_task(_warm(services))
+                yield
+                warming.cancel()
+                with suppress(asyncio.CancelledError):
+                    await warming
 
     app = FastAPI(
         title=settings.app_name,

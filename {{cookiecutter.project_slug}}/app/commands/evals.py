@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -10,6 +10,10 @@ from rich.table import Table
 
 from app.errors import InvalidInput
 from app.session import opened, out, progress
+
+if TYPE_CHECKING:
+    from app.evals.tune import Point
+    from app.evals.weights import Choice
 
 cli = typer.Typer()
 Dataset = Annotated[Path, typer.Option(help="JSONL, one case a line.")]
@@ -31,9 +35,15 @@ def evaluate(
 
 
 @cli.command(rich_help_panel="Evaluation")
-def tune(dataset: Dataset = FIELD_GUIDE, documents: Documents = None) -> None:
-    """Show what each ABSTAIN_BELOW would answer and refuse, on the dataset's tune split."""
-    asyncio.run(_tune(dataset, documents or DOCUMENTS))
+def tune(
+    dataset: Dataset = FIELD_GUIDE,
+    documents: Documents = None,
+    what: Annotated[str, typer.Option(help="weights, abstain or both.")] = "both",
+) -> None:
+    """Show what each DENSE_WEIGHT would find, and each ABSTAIN_BELOW answer, on the dataset's tune split."""
+    if what not in {"weights", "abstain", "both"}:
+        raise InvalidInput(f"--what is {what!r}; it can be weights, abstain or both")
+    asyncio.run(_tune(dataset, documents or DOCUMENTS, what))
 
 
 async def _evaluate(dataset: Path, documents: list[Path], split: str, thresholds: Path, reports: Path) -> int:
@@ -56,17 +66,39 @@ async def _evaluate(dataset: Path, documents: list[Path], split: str, thresholds
     return int(decision.verdict)
 
 
-async def _tune(dataset: Path, documents: list[Path]) -> None:
-    from app.evals.dataset import load_dataset  # noqa: PLC0415  # slow, and only here
-    from app.evals.tune import sweep  # noqa: PLC0415  # as above
+async def _tune(dataset: Path, documents: list[Path], what: str) -> None:
+    from app.evals import tune, weights  # noqa: PLC0415  # slow, and only here
+    from app.evals.dataset import load_dataset  # noqa: PLC0415  # as above
 
     cases = load_dataset(dataset, "tune")
-    async with opened() as (database, gateway, settings):
-        points = await sweep(cases, documents, database, gateway, settings)
-    table = Table("ABSTAIN_BELOW", "answered", "abstained", "balanced", title=f"{cases.name}, tune split")
+    async with opened() as parts:
+        if what != "abstain":
+            _show_weights(cases.name, *await weights.compare(cases, documents, *parts))
+        if what != "weights":
+            _show_thresholds(cases.name, await tune.sweep(cases, documents, *parts), parts[2].abstain_below)
+
+
+def _show_weights(name: str, choices: "list[Choice]", now: "Choice") -> None:
+    """A row for each way to fuse, and in a sentence what to set."""
+    best = max(choices, key=lambda choice: choice.means["ndcg@10"])
+    table = Table("", *best.means, "ndcg@10 against now", title=f"{name}, tune split")
+    for choice in choices:
+        gain = f"{choice.gain:+.3f} [{choice.low:+.3f}, {choice.high:+.3f}]"
+        row = (choice.name, *(f"{mean:.3f}" for mean in choice.means.values()), escape(gain))
+        table.add_row(*row, style="bold green" if choice is best else None)
+    out.print(table)
+    out.print("In brackets, where the true difference lies in 95 of 100 such datasets; with 0 in it, it may be chance.")
+    if best.is_better:
+        out.print(f"best here: {best.name}, really better than {now.name}, which is set now: set it")
+    else:
+        out.print(f"best here: {best.name}; not really better than {now.name}, which is set now: keep that")
+
+
+def _show_thresholds(name: str, points: "list[Point]", now: float) -> None:
+    table = Table("ABSTAIN_BELOW", "answered", "abstained", "balanced", title=f"{name}, tune split")
     best = max(points, key=lambda point: point.balanced)
     for point in points:
         row = (f"{point.threshold:.3f}", *(f"{v:.2f}" for v in (point.answered, point.abstained, point.balanced)))
         table.add_row(*row, style="bold green" if point is best else None)
     out.print(table)
-    out.print(f"best here: {best.threshold:.3f}; set now: {settings.abstain_below:.3f}")
+    out.print(f"best here: {best.threshold:.3f}; set now: {now:.3f}")

@@ -1,36 +1,77 @@
-"""Documents, their chunks and postings: write, list, delete. Everything of one document in one transaction.
+"""Documents with their chunks, vectors and postings: write, list, delete. All of one document in one transaction.
 
 The caller opens the transaction. Knows nothing of loading, chunking or models.
 """
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, func, insert, select, text
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import ARRAY, ColumnElement, Text, any_, delete, insert, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.tables import chunks, documents, embeddings, index_stamps
+from app.db.tables import chunks, documents, index_stamps
 from app.errors import IndexMismatch
 from app.types import Chunk, Document
 
-FILL_POSTINGS = text("""
-    WITH terms AS (
-        SELECT c.tenant, t.lexeme, c.id, cardinality(t.positions) AS frequency,
-            sum(cardinality(t.positions)) OVER (PARTITION BY c.id) AS length
-        FROM chunks c, unnest(to_tsvector('english', c.context || ' ' || c.heading || ' ' || c.text)) t
-        WHERE c.document_id = :document_id
-    ), filled AS (
+# Of two writers of one source the second waits, and wins.
+UPSERT = """
+    INSERT INTO documents (
+        tenant, source, title, media_type, content_hash, text, origin, recipe, metadata, page_starts)
+    VALUES (%(tenant)s, %(source)s, %(title)s, %(media_type)s, %(content_hash)s, %(text)s, %(origin)s, %(recipe)s,
+        CAST(%(metadata)s AS jsonb), CAST(%(page_starts)s AS integer[]))
+    ON CONFLICT (tenant, source) DO UPDATE SET
+        title = excluded.title, media_type = excluded.media_type, content_hash = excluded.content_hash,
+        text = excluded.text, origin = excluded.origin, recipe = excluded.recipe, metadata = excluded.metadata,
+        page_starts = excluded.page_starts, created_at = now()
+    RETURNING id, xmax <> 0 AS existed
+"""
+
+# The parts come as arrays, one statement a document. COPY would not be faster for them, and Postgres refuses it where
+# a table has policies: a detour over a temporary table costs more than it saves.
+FILL = """
+    WITH parts AS (
+        SELECT * FROM unnest(
+            CAST(%(ordinals)s AS integer[]), CAST(%(starts)s AS integer[]), CAST(%(ends)s AS integer[]),
+            CAST(%(headings)s AS text[]), CAST(%(texts)s AS text[]), CAST(%(contexts)s AS text[]),
+            CAST(%(hashes)s AS text[]), CAST(%(pages)s AS integer[]), CAST(CAST(%(vectors)s AS text[]) AS halfvec[])
+        ) AS p(ordinal, start_char, end_char, heading, text, context, content_hash, page, embedding)
+    ), written AS (
+        INSERT INTO chunks (
+            tenant, document_id, ordinal, start_char, end_char, heading, text, context, content_hash, page)
+        SELECT %(tenant)s, %(document_id)s, ordinal, start_char, end_char, heading, text, context, content_hash, page
+        FROM parts RETURNING id, ordinal
+    ), vectors AS (
+        INSERT INTO embeddings (stamp_id, chunk_id, tenant, dimensions, embedding)
+        SELECT %(stamp_id)s, id, %(tenant)s, vector_dims(embedding), embedding FROM written JOIN parts USING (ordinal)
+    ), terms AS (
+        SELECT id, lexeme, cardinality(positions) AS frequency,
+            sum(cardinality(positions)) OVER (PARTITION BY id) AS length
+        FROM written JOIN parts USING (ordinal),
+            unnest(to_tsvector('english', context || ' ' || heading || ' ' || text))
+    ), indexed AS (
         INSERT INTO postings (tenant, term, chunk_id, frequency, length)
-        SELECT tenant, lexeme, id, frequency, length FROM terms
-        RETURNING frequency
+        SELECT %(tenant)s, lexeme, id, frequency, length FROM terms RETURNING frequency
     )
     UPDATE documents SET
-        term_count = (SELECT coalesce(sum(frequency), 0) FROM filled),
-        chunk_count = (SELECT count(*) FROM chunks WHERE document_id = :document_id)
-    WHERE id = :document_id
+        chunk_count = (SELECT count(*) FROM written),
+        term_count = (SELECT coalesce(sum(frequency), 0) FROM indexed)
+    WHERE id = %(document_id)s
+"""
+
+# The lock is shared by all who write documents; `reembed` takes it alone for its last step.
+STAMPS = """
+    SELECT id, embedding_model, dimensions, ready, pg_advisory_xact_lock_shared(hashtextextended(tenant, 0))
+    FROM index_stamps WHERE tenant = %(tenant)s
+"""
+
+VECTORS = text("""
+    SELECT DISTINCT ON (c.content_hash) c.content_hash, CAST(CAST(e.embedding AS vector) AS real[]) AS vector
+    FROM chunks c JOIN embeddings e ON e.chunk_id = c.id AND e.stamp_id = :stamp_id
+    WHERE c.tenant = :tenant AND c.content_hash = ANY(:hashes)
 """)
 
 
@@ -42,14 +83,37 @@ class StoredDocument:
     source: str
     title: str
     media_type: str
+    origin: str
+    metadata: Mapping[str, str]
     chunks: int
     created_at: datetime
 
 
-async def content_hash(connection: AsyncConnection, tenant: str, source: str) -> str | None:
-    """The hash of the stored version of `source`; None where it is not stored."""
-    found = select(documents.c.content_hash).where(documents.c.tenant == tenant, documents.c.source == source)
-    return await connection.scalar(found)
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What tells one version of a document from another: the bytes, how they are cut, and what it is filed under."""
+
+    content_hash: str
+    recipe: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """An embedding model whose vectors the index holds; `ready` says that every chunk had one when this was set."""
+
+    id: int
+    model: str
+    dimensions: int
+    ready: bool
+
+
+async def versions(connection: AsyncConnection, tenant: str, sources: Sequence[str]) -> dict[str, Version]:
+    """The stored version of each of these sources that is stored."""
+    row = documents.c
+    found = select(row.source, row.content_hash, row.recipe, row.metadata)
+    rows = await connection.execute(found.where(row.tenant == tenant, _is_one_of(row.source, sources)))
+    return {row.source: Version(row.content_hash, row.recipe, row.metadata) for row in rows}
 
 
 async def replace_document(
@@ -58,107 +122,151 @@ async def replace_document(
     tenant: str,
     document: Document,
     parts: Sequence[Chunk],
+    *,
     vectors: Sequence[Sequence[float]],
-) -> int:
-    """Store `document` with one vector per chunk in place of what its source had before; return its id."""
+    recipe: str,
+) -> bool:
+    """Store `document` with one vector per chunk in place of what its source had before; True if it had something."""
     content = {
+        "tenant": tenant,
+        "source": document.source,
         "title": document.title,
         "media_type": document.media_type,
         "content_hash": document.content_hash,
         "text": document.text,
         "origin": document.origin,
-        "recipe": "",
-        "metadata": dict(document.metadata),
+        "recipe": recipe,
+        "metadata": json.dumps(dict(document.metadata)),
         "page_starts": list(document.page_starts),
-        "created_at": func.now(),
     }
-    # An upsert, not delete and insert: of two writers of one source the second waits, and wins.
-    added = upsert(documents).values(tenant=tenant, source=document.source, **content)
-    written = added.on_conflict_do_update(constraint="documents_tenant_source_key", set_=content)
-    document_id: int = (await connection.execute(written.returning(documents.c.id))).scalar_one()
-    await connection.execute(delete(chunks).where(chunks.c.document_id == document_id))
-    rows = [
-        {
-            "tenant": tenant,
-            "document_id": document_id,
-            "ordinal": part.ordinal,
-            "start_char": part.start,
-            "end_char": part.end,
-            "heading": part.heading,
-            "text": part.text,
-            "context": part.context,
-            "page": part.page,
-            "content_hash": hash_text(part.searched),
-        }
-        for part in parts
-    ]
-    ids = (
-        await connection.execute(insert(chunks).returning(chunks.c.id, sort_by_parameter_order=True), rows)
-    ).scalars()
-    await connection.execute(
-        insert(embeddings),
-        [
-            {
-                "stamp_id": stamp_id,
-                "chunk_id": chunk_id,
-                "tenant": tenant,
-                "dimensions": len(vector),
-                "embedding": vector,
-            }
-            for chunk_id, vector in zip(ids, vectors, strict=True)
-        ],
-    )
-    await connection.execute(FILL_POSTINGS, {"document_id": document_id})
-    return document_id
+    stored = (await connection.exec_driver_sql(UPSERT, content)).one()
+    if stored.existed:
+        await connection.execute(delete(chunks).where(chunks.c.document_id == stored.id))
+    keys = {"tenant": tenant, "document_id": stored.id, "stamp_id": stamp_id}
+    await connection.exec_driver_sql(FILL, keys | _columns(parts, vectors))
+    return bool(stored.existed)
+
+
+def _columns(parts: Sequence[Chunk], vectors: Sequence[Sequence[float]]) -> dict[str, list[Any]]:
+    """The chunks as one list for each column."""
+    return {
+        "ordinals": [part.ordinal for part in parts],
+        "starts": [part.start for part in parts],
+        "ends": [part.end for part in parts],
+        "headings": [part.heading for part in parts],
+        "texts": [part.text for part in parts],
+        "contexts": [part.context for part in parts],
+        "hashes": [hash_text(part.searched) for part in parts],
+        "pages": [part.page for part in parts],
+        "vectors": [as_literal(vector) for _, vector in zip(parts, vectors, strict=True)],
+    }
+
+
+def as_literal(vector: Sequence[float]) -> str:
+    """A vector as Postgres reads it; five digits are more than a halfvec holds."""
+    return "[" + ",".join(["%.5g"] * len(vector)) % tuple(vector) + "]"
 
 
 def hash_text(searched: str) -> str:
-    """The hash by which a chunk that needs no new vector is known again."""
-    return hashlib.blake2b(searched.encode(), digest_size=16).hexdigest()
+    """The hash by which a chunk that needs no new vector is known again; the migration computes the same in SQL."""
+    return hashlib.sha256(searched.encode()).hexdigest()[:32]
 
 
-async def check_stamp(connection: AsyncConnection, tenant: str, model: str, dimensions: int) -> int:
-    """The id of the model's stamp; an empty index is stamped with the first model.
+async def known_vectors(
+    connection: AsyncConnection, tenant: str, stamp_id: int, hashes: Sequence[str]
+) -> dict[str, list[float]]:
+    """The stored vectors of chunks that read the same, by their `hash_text`."""
+    values = {"tenant": tenant, "stamp_id": stamp_id, "hashes": list(hashes)}
+    return {row.content_hash: row.vector for row in await connection.execute(VECTORS, values)}
+
+
+async def stamps(connection: AsyncConnection, tenant: str) -> list[Stamp]:
+    """The models whose vectors the tenant's index holds, oldest first; keeps `reembed` from ending until the commit."""
+    rows = await connection.exec_driver_sql(STAMPS, {"tenant": tenant})
+    return sorted(
+        (Stamp(row.id, row.embedding_model, row.dimensions, row.ready) for row in rows), key=lambda stamp: stamp.id
+    )
+
+
+async def find_stamp(connection: AsyncConnection, tenant: str, model: str, dimensions: int | None = None) -> int | None:
+    """The id of `model`'s stamp; None where the index is empty. Writes nothing.
 
     Raises:
         IndexMismatch: the index holds another model's vectors, which cannot be compared with this one's.
 
     """
-    known = (await connection.execute(select(index_stamps).where(index_stamps.c.tenant == tenant))).all()
-    for stamp in known:
-        if (stamp.embedding_model, stamp.dimensions) == (model, dimensions) and stamp.ready:
-            return int(stamp.id)
-    if known:
+    return _pick(await stamps(connection, tenant), model, dimensions)
+
+
+async def check_stamp(connection: AsyncConnection, tenant: str, model: str, dimensions: int) -> int:
+    """As `find_stamp`, for who writes: an empty index is stamped with the first model. Raises IndexMismatch."""
+    stamp = await find_stamp(connection, tenant, model, dimensions)
+    while stamp is None:
+        new = {"tenant": tenant, "embedding_model": model, "dimensions": dimensions, "ready": True}
+        # One writer at a time: a second one with another model has to see the first one's stamp.
+        await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:t, 1))"), {"t": tenant})
+        stamp = await find_stamp(connection, tenant, model, dimensions)
+        if stamp is None:
+            await connection.execute(insert(index_stamps).values(**new))
+    return stamp
+
+
+def _pick(known: Sequence[Stamp], model: str, dimensions: int | None) -> int | None:
+    """The id of the model's stamp; None where there is no stamp at all."""
+    if not known:
+        return None
+    ours = next((stamp for stamp in known if stamp.model == model), None)
+    if ours is None:
+        held = ", ".join(f"{stamp.model} ({stamp.dimensions} dimensions)" for stamp in known)
         raise IndexMismatch(
-            f"the index was built with {known[0].embedding_model} ({known[0].dimensions} dimensions), and "
-            f"EMBEDDING_MODEL is {model} ({dimensions}): set it back, or embed everything again with "
-            "`app ingest --rebuild PATH`"
+            f"the index holds vectors of {held}, and EMBEDDING_MODEL is {model}: set it back, or embed the index with "
+            f"it too: `EMBEDDING_MODEL={model} app reembed`"
         )
-    new = {"tenant": tenant, "embedding_model": model, "dimensions": dimensions, "ready": True}
-    added = upsert(index_stamps).values(**new).on_conflict_do_nothing().returning(index_stamps.c.id)
-    stamp_id = await connection.scalar(added)
-    return int(stamp_id) if stamp_id is not None else await check_stamp(connection, tenant, model, dimensions)
+    if not ours.ready:
+        raise IndexMismatch(f"not every chunk has a vector of {model} yet: run `EMBEDDING_MODEL={model} app reembed`")
+    if dimensions not in {None, ours.dimensions}:
+        raise IndexMismatch(
+            f"{model} gives {dimensions} dimensions now, and the index holds {ours.dimensions}: set the model back to "
+            f"what it was, or begin anew: `app reembed --drop {model}`, then `app reembed`"
+        )
+    return ours.id
 
 
 async def clear(connection: AsyncConnection, tenant: str) -> None:
-    """Remove every document of the tenant and its index stamp."""
+    """Remove every document of the tenant and its index stamps."""
     await connection.execute(delete(documents).where(documents.c.tenant == tenant))
     await connection.execute(delete(index_stamps).where(index_stamps.c.tenant == tenant))
 
 
 async def list_documents(connection: AsyncConnection, tenant: str) -> list[StoredDocument]:
     """All documents of the tenant, by source."""
-    count = select(func.count()).where(chunks.c.document_id == documents.c.id).scalar_subquery()
-    columns = (documents.c.id, documents.c.source, documents.c.title, documents.c.media_type, count)
-    query = select(*columns, documents.c.created_at).where(documents.c.tenant == tenant)
-    rows = await connection.execute(query.order_by(documents.c.source))
-    return [StoredDocument(*row) for row in rows]
+    row = documents.c
+    columns = (row.id, row.source, row.title, row.media_type, row.origin, row.metadata, row.chunk_count, row.created_at)
+    rows = await connection.execute(select(*columns).where(row.tenant == tenant).order_by(row.source))
+    return [StoredDocument(*values) for values in rows]
 
 
 async def read_texts(connection: AsyncConnection, tenant: str) -> dict[str, str]:
     """Source to stored text, of every document of the tenant."""
     rows = await connection.execute(select(documents.c.source, documents.c.text).where(documents.c.tenant == tenant))
     return {row.source: row.text for row in rows}
+
+
+async def sources(connection: AsyncConnection, tenant: str, *, origin: str) -> list[str]:
+    """The sources of all documents that came in this way."""
+    row = documents.c
+    return list(await connection.scalars(select(row.source).where(row.tenant == tenant, row.origin == origin)))
+
+
+async def delete_sources(connection: AsyncConnection, tenant: str, gone: Sequence[str]) -> int:
+    """Remove these documents with all that was made from them; how many there were."""
+    row = documents.c
+    deleted = delete(documents).where(row.tenant == tenant, _is_one_of(row.source, gone))
+    return (await connection.execute(deleted)).rowcount
+
+
+def _is_one_of(column: ColumnElement[str], names: Sequence[str]) -> ColumnElement[bool]:
+    return column == any_(literal(list(names), ARRAY(Text)))
 
 
 async def delete_document(connection: AsyncConnection, tenant: str, document_id: int) -> bool:

@@ -91,7 +91,7 @@ index_stamps = Table(
     UniqueConstraint("tenant", "embedding_model", name="index_stamps_tenant_model_key"),
 )
 
-# A migration makes one HNSW index for each usual number of dimensions; SQLAlchemy cannot compare those.
+# Their index is made when there are many of one length (see vectors.py): until then every search is exact.
 embeddings = Table(
     "embeddings",
     metadata,

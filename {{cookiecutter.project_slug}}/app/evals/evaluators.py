@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import log2
 
 from app.evals.dataset import Case
-from app.rag.citations import locate
+from app.rag.quotes import locate
 from app.types import Answer
 
 Texts = Mapping[str, str]

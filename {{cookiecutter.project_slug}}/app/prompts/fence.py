@@ -13,7 +13,9 @@ from app.types import Message, Passage
 # What is escaped already is escaped once more, so that reading gives back what was written.
 TAG = re.compile(r"(?:<|&(?:amp;)*lt;)/?(?:passage|question)\b", re.IGNORECASE)
 ESCAPED_TAG = re.compile(r"&(?:amp;)*lt;/?(?:passage|question)\b", re.IGNORECASE)
-PASSAGE = re.compile(r'<passage id="(\d+)" section="([^"]*)">\n(.*?)\n</passage>', re.DOTALL)
+PASSAGE = re.compile(
+    r'<passage id="(\d+)" source="[^"]*"(?: page="\d+")? section="([^"]*)">\n(.*?)\n</passage>', re.DOTALL
+)
 QUESTION = re.compile(r"<question>\n(.*?)\n</question>", re.DOTALL)
 
 
@@ -28,10 +30,13 @@ class FencedPassage:
 
 def fence(passages: Sequence[Passage]) -> str:
     """The passages as text for a prompt."""
-    return "\n\n".join(
-        f'<passage id="{n}" section="{escape(passage.heading)}">\n{neutral(passage.text)}\n</passage>'
-        for n, passage in enumerate(passages, 1)
-    )
+    return "\n\n".join(_fenced(n, passage) for n, passage in enumerate(passages, 1))
+
+
+def _fenced(number: int, passage: Passage) -> str:
+    page = "" if passage.page is None else f' page="{passage.page}"'
+    source = f'source="{escape(passage.source)}"{page} section="{escape(passage.heading)}"'
+    return f'<passage id="{number}" {source}>\n{neutral(passage.text)}\n</passage>'
 
 
 def neutral(text: str) -> str:
@@ -39,7 +44,8 @@ def neutral(text: str) -> str:
     return TAG.sub(lambda tag: escape(tag[0]), text)
 
 
-def _restored(text: str) -> str:
+def restored(text: str) -> str:
+    """`text` as it was before `neutral`, and any other text unchanged."""
     return ESCAPED_TAG.sub(lambda tag: unescape(tag[0]), text)
 
 
@@ -47,8 +53,8 @@ def read_fences(messages: Sequence[Message]) -> tuple[str, list[FencedPassage]]:
     """The question and the passages of a prompt made with `fence`; empty where there are none."""
     prompt = messages[-1]["content"]
     passages = [
-        FencedPassage(int(number), unescape(section), _restored(text))
+        FencedPassage(int(number), unescape(section), restored(text))
         for number, section, text in PASSAGE.findall(prompt)
     ]
     question = QUESTION.search(prompt)
-    return (_restored(question[1]) if question else ""), passages
+    return (restored(question[1]) if question else ""), passages

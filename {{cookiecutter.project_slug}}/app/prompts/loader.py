@@ -44,3 +44,8 @@ def load_prompt(name: str) -> Prompt:
     parts = SECTION.split(body)[1:]
     sections = tuple((role, text.strip()) for role, text in zip(parts[::2], parts[1::2], strict=True))
     return Prompt(yaml.safe_load(front)["name"], hashlib.sha256(raw.encode()).hexdigest(), sections)
+
+
+def all_hashes() -> dict[str, str]:
+    """The content hash of every prompt by its name: another one of them can mean another answer."""
+    return {path.stem: load_prompt(path.stem).content_hash for path in sorted(FOLDER.glob("*.md"))}

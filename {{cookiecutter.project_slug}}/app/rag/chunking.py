@@ -1,10 +1,11 @@
-"""Document to chunks: a library cuts along the structure, we add the heading path and keep the offsets.
+"""Document to chunks: a library cuts along the structure, we add the heading path and the page, and keep the offsets.
 
 Knows nothing of embeddings or storage.
 """
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
@@ -12,33 +13,58 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from app.types import Chunk, Document
 
-STRUCTURED = {"text/markdown", "text/html"}
+# In these a `#` is a character like any other; loaders of all other formats write Markdown.
+PLAIN = {"text/plain", "text/csv", "application/json", "application/jsonl", "application/pdf", "message/rfc822"}
 LINE_END = re.compile(r"\r\n?|\n")  # Markdown's; splitlines knows others
+MAY_BE_HEADING = re.compile(r"#|^ {0,3}(?:=+|-+)[ \t]*$", re.MULTILINE)
 
 LONGEST_HEADING = 200
+# Characters that the splitter gets at once: its time grows with the square of what has no paragraphs.
+WINDOW = 32_000
 
 
-def split(document: Document, *, max_characters: int) -> list[Chunk]:
-    """Cut `document` into chunks of at most `max_characters`, in order, without overlap.
+def split(document: Document, *, max_characters: int, overlap: int = 0) -> list[Chunk]:
+    """Cut `document` into chunks of at most `max_characters`, in order; nothing but white space is left out.
 
-    Only white space between chunks is left out; `heading` is the path of titles that a chunk stands under.
+    A chunk may repeat the end of the one before it, at most `overlap` characters. `heading` is the path of titles that
+    a chunk stands under, and `page` the one that it begins on.
     """
-    structured = document.media_type in STRUCTURED
-    splitter = MarkdownSplitter(max_characters) if structured else TextSplitter(max_characters)
+    structured = document.media_type not in PLAIN
+    kind = MarkdownSplitter if structured else TextSplitter
+    splitter = kind(max_characters, overlap=overlap)
     headings = _headings(document.text) if structured else []
     starts = [start for start, _ in headings]
-    chunks = []
-    for ordinal, (start, text) in enumerate(splitter.chunk_indices(document.text)):
-        above = bisect_right(starts, start)
-        heading = headings[above - 1][1] if above else document.title
-        chunks.append(Chunk(ordinal, start, start + len(text), heading, text))
+    chunks: list[Chunk] = []
+    for window, end in _windows(document.text, max(WINDOW, 2 * max_characters)):
+        for offset, text in splitter.chunk_indices(document.text[window:end]):
+            if not text.strip():  # characters that the splitter does not know as white space
+                continue
+            start = window + offset
+            above = bisect_right(starts, start)
+            heading = headings[above - 1][1] if above else document.title
+            page = bisect_right(document.page_starts, start) or None
+            chunks.append(Chunk(len(chunks), start, start + len(text), heading, text, page))
     return chunks
+
+
+def _windows(text: str, size: int) -> Iterator[tuple[int, int]]:
+    """Parts of at most `size` characters, each of which ends with a section, a paragraph, a line or a word."""
+    start = 0
+    while len(text) - start > size:
+        half, full = start + size // 2, start + size
+        borders = (text.rfind(border, half, full) for border in ("\n\n#", "\n\n", "\n", " "))
+        end = next((border for border in borders if border > 0), full)
+        yield start, end
+        start = end
+    yield start, len(text)
 
 
 def _headings(markdown: str) -> list[tuple[int, str]]:
     """Where each heading begins, in characters, with its path: `Guide > Part > Section`."""
+    if not MAY_BE_HEADING.search(markdown):
+        return []
     offsets = [0, *(end.end() for end in LINE_END.finditer(markdown))]
-    tokens = MarkdownIt("commonmark").parse(markdown)
+    tokens = MarkdownIt("commonmark").disable("inline").parse(markdown)
     path: dict[int, str] = {}
     found = []
     for opening, inline in pairwise(tokens):

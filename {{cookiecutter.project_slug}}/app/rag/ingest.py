@@ -1,91 +1,247 @@
-"""Files into the store, one transaction per document; what has not changed is not touched.
+"""Files into the store: the index is brought up to date, and what has not changed is not touched.
 
-A document that fails is reported and skipped, and leaves nothing behind. Knows nothing of HTTP or the terminal.
+A file that cannot be read is reported and skipped, and leaves nothing behind. A model that fails ends the run: what
+was stored before stays, and another run goes on from there. Knows nothing of HTTP or the terminal.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from asyncio import Queue
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Self
 
 from app.db import store
 from app.db.engine import Database
-from app.errors import InvalidInput
+from app.db.vectors import tend
+from app.errors import AppError, ContentFiltered, ContextTooLong, InvalidInput
 from app.gateway.gateway import EMBEDDING_BATCH, Gateway
-from app.rag.chunking import split
-from app.rag.loaders import hash_content, load_bytes, read_file
+from app.rag.indexing import Indexer, IngestReport, Options
+from app.rag.parsing import Parsed, Parser
+from app.rag.sources import check_name, hash_content, read_file
+from app.rag.stages import drain, fill, one_error, work_off
 from app.settings import Settings
-from app.types import Document
+from app.types import Origin
 
+__all__ = ["ITS_OWN_FAULT", "IngestReport", "Ingester", "Options", "source_of"]
 
-@dataclass
-class IngestReport:
-    """What happened to each source; `skipped` pairs a source with the reason."""
+HASHED_AT_ONCE = 256  # files, compared with the store in one query
+PARSING = 4  # documents at a time; the parser has its own limit of processes
+STORING = 4  # batches at a time: while one is written, others are embedded
+TEND_FROM = 1_000  # chunks written by one run
 
-    added: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    chunks: int = 0
+# What one document is to blame for: it is skipped, and the others go on.
+ITS_OWN_FAULT = (InvalidInput, ContentFiltered, ContextTooLong, OSError)
+USUAL = Options()
 
 
 class Ingester:
-    """Loads, cuts, embeds and stores documents for one tenant."""
+    """Brings one tenant's documents up to date. Leaving it ends the processes that read."""
 
     def __init__(self, database: Database, gateway: Gateway, settings: Settings) -> None:
+        self._parts = (database, gateway, settings)
         self._database = database
-        self._gateway = gateway
         self._settings = settings
+        self._parser = Parser(settings)
 
-    async def ingest_files(
-        self, files: Iterable[Path], on_file: Callable[[Path], None] = lambda _: None
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._parser.aclose()
+
+    async def ingest(
+        self, data: bytes, *, source: str, origin: Origin = "upload", options: Options = USUAL
     ) -> IngestReport:
-        """Bring the store up to date with `files`; `on_file` is called after each."""
-        report = IngestReport()
-        for file in files:
-            try:
-                await self._ingest_file(file, report)
-            except (InvalidInput, OSError) as error:
-                name = str(file).encode(errors="replace").decode()  # a name may hold bytes that nobody can print
-                report.skipped.append((name, getattr(error, "message", str(error))))
-            on_file(file)
-        return report
-
-    async def ingest(self, document: Document, report: IngestReport) -> None:
         """Store one document, unless the same content is stored under its source already.
 
         Raises:
+            InvalidInput: it cannot be read.
+            ContentFiltered, ContextTooLong: the embedding model does not take it.
             IndexMismatch: the index holds vectors of another embedding model.
-            ProviderError: the embedding model failed.
+            ProviderError, BudgetExceeded: the embedding model failed.
 
         """
-        if await self._is_stored(document.source, document.content_hash):
-            report.unchanged.append(document.source)
-            return
-        tenant = self._database.tenant
-        chunks = await asyncio.to_thread(split, document, max_characters=self._settings.chunk_characters)
-        batches = -(-len(chunks) // EMBEDDING_BATCH)
-        context = self._gateway.context(tenant=tenant, seconds=self._settings.deadline_seconds * batches)
-        vectors = await self._gateway.embed([chunk.searched for chunk in chunks], context=context)
-        async with self._database.transaction() as connection:
-            stamp = await store.check_stamp(connection, tenant, self._settings.embedding.model, len(vectors[0]))
-            await store.replace_document(connection, stamp, tenant, document, chunks, vectors)
-        report.added.append(document.source)
-        report.chunks += len(chunks)
-
-    async def _ingest_file(self, file: Path, report: IngestReport) -> None:
-        """Parse a file only where its bytes are new: parsing costs more than all the rest of an unchanged run."""
-        limit = self._settings.max_document_bytes
-        source, data = await asyncio.to_thread(read_file, file, max_bytes=limit)
-        if await self._is_stored(source, hash_content(data)):
+        check_name(source)
+        report, indexer = IngestReport(), self._indexer(options)
+        await indexer.check_model()
+        version = (await indexer.versions([source])).get(source)
+        if indexer.is_stored(version, hash_content(data)):
             report.unchanged.append(source)
+            return report
+        parsed = await indexer.parse(data, source, origin)
+        if options.dry:
+            report.note(source, is_new=version is None, chunks=len(parsed.chunks))
         else:
-            await self.ingest(await asyncio.to_thread(load_bytes, data, source=source, max_bytes=limit), report)
+            await indexer.store([parsed], report)
+        return report
 
-    async def _is_stored(self, source: str, content_hash: str) -> bool:
+    async def ingest_files(
+        self, files: Iterable[Path], on_file: Callable[[Path], None] = lambda _: None, options: Options = USUAL
+    ) -> IngestReport:
+        """Bring the store up to date with `files`; `on_file` is called when one is done.
+
+        Raises:
+            IndexMismatch: the index holds vectors of another embedding model.
+            ProviderError, BudgetExceeded: the run ended early; what it had stored stays.
+
+        """
+        report, indexer = IngestReport(), self._indexer(options)
+        await indexer.check_model()
+        run = _Run(indexer, report, on_file, self._settings.max_document_bytes, options.dry)
+        try:
+            await run.go(iter(files))
+        except AppError as error:
+            error.message += "; what was stored before that stays: run it again to go on from there"
+            error.args = (error.message,)
+            raise
+        report.sort()
+        if report.chunks >= TEND_FROM and not options.dry:
+            await tend(self._database)
+        return report
+
+    async def remove_missing(self, present: Iterable[str], below: Iterable[str], *, dry: bool = False) -> list[str]:
+        """Remove the documents that came from files below these folders and are not among `present`; name them.
+
+        Both are named as `source_of` names them.
+        """
+        kept, folders = set(present), list(below)
         async with self._database.transaction() as connection:
-            return await store.content_hash(connection, self._database.tenant, source) == content_hash
+            stored = await store.sources(connection, self._database.tenant, origin="file")
+            gone = sorted(name for name in stored if name not in kept and any(_is_below(name, f) for f in folders))
+            if not dry:
+                await store.delete_sources(connection, self._database.tenant, gone)
+        return gone
 
     async def clear(self) -> None:
-        """Forget every document, so that another embedding model can begin."""
+        """Forget every document and every vector."""
         async with self._database.transaction() as connection:
             await store.clear(connection, self._database.tenant)
+
+    def _indexer(self, options: Options) -> Indexer:
+        return Indexer(*self._parts, options, self._parser)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that was found: its name and hash, or why it could not be read."""
+
+    path: Path
+    source: str
+    content_hash: str = ""
+    error: Exception | None = None
+    is_new: bool = True
+
+
+_Item = tuple[_File, Parsed]
+
+
+@dataclass
+class _Run:
+    """Files on their way through four stages at once: what has changed, what is in it, batches, the store."""
+
+    indexer: Indexer
+    report: IngestReport
+    on_file: Callable[[Path], None]
+    max_bytes: int
+    dry: bool
+    parsed: Queue[_Item | None] = field(default_factory=lambda: Queue(PARSING))
+
+    async def go(self, files: Iterator[Path]) -> None:
+        """All of them, to the end."""
+        changed: Queue[_File | None] = Queue(PARSING)
+        batches: Queue[list[_Item] | None] = Queue(1)
+        with one_error():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fill(changed, self._changed(files)))
+                group.create_task(work_off(changed, self._parse, workers=PARSING, then_end=self.parsed))
+                group.create_task(fill(batches, _batches(drain(self.parsed))))
+                group.create_task(work_off(batches, self._store, workers=STORING))
+
+    async def _changed(self, files: Iterator[Path]) -> AsyncIterator[_File]:
+        """Those whose bytes, or the way to read them, are not what is stored."""
+        seen = set[str]()
+        while some := await asyncio.to_thread(_read_some, files, self.max_bytes):
+            known = await self.indexer.versions([file.source for file in some if not file.error])
+            for file in some:
+                version = known.get(file.source)
+                if file.error:
+                    self._skip(file, file.error)
+                elif file.source in seen:  # it was named twice
+                    self.on_file(file.path)
+                elif self.indexer.is_stored(version, file.content_hash):
+                    self.report.unchanged.append(file.source)
+                    self.on_file(file.path)
+                else:
+                    yield replace(file, is_new=version is None)
+                seen.add(file.source)
+
+    async def _parse(self, file: _File) -> None:
+        """Read it again: bytes that nobody needs yet would only fill the memory."""
+        try:
+            _, data = await asyncio.to_thread(read_file, file.path, max_bytes=self.max_bytes)
+            parsed = await self.indexer.parse(data, file.source, "file")
+        except ITS_OWN_FAULT as error:
+            self._skip(file, error)
+            return
+        if self.dry:
+            self.report.note(file.source, is_new=file.is_new, chunks=len(parsed.chunks))
+            self.on_file(file.path)
+        else:
+            await self.parsed.put((file, parsed))
+
+    async def _store(self, batch: list[_Item]) -> None:
+        """Where the model refuses a batch, each of its documents alone: one of them is to blame."""
+        try:
+            await self.indexer.store([parsed for _, parsed in batch], self.report)
+        except (ContentFiltered, ContextTooLong) as error:
+            if len(batch) == 1:
+                self._skip(batch[0][0], error)
+                return
+            for item in batch:
+                await self._store([item])
+        else:
+            for file, _ in batch:
+                self.on_file(file.path)
+
+    def _skip(self, file: _File, error: Exception) -> None:
+        self.report.skip(file.source, error)
+        self.on_file(file.path)
+
+
+def _read_some(files: Iterator[Path], max_bytes: int) -> list[_File]:
+    """The next files with their hashes."""
+    return [_hashed(path, max_bytes) for path in islice(files, HASHED_AT_ONCE)]
+
+
+def _hashed(path: Path, max_bytes: int) -> _File:
+    try:
+        source, data = read_file(path, max_bytes=max_bytes)
+    except (InvalidInput, OSError) as error:
+        return _File(path, str(path), error=error)
+    return _File(path, source, hash_content(data))
+
+
+def source_of(path: Path) -> str:
+    """A file's name in the store: relative where it lies below the working directory. A folder's ends with a slash."""
+    absolute, here = path.resolve(), Path.cwd()
+    name = absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
+    return f"{name.as_posix()}/".removeprefix("./") if path.is_dir() else name.as_posix()
+
+
+def _is_below(source: str, folder: str) -> bool:
+    """The working directory's name is empty, and what lies elsewhere is no part of it."""
+    return source.startswith(folder) if folder else not source.startswith("/")
+
+
+async def _batches(items: AsyncIterator[_Item]) -> AsyncIterator[list[_Item]]:
+    """As many documents together as fill one call of the embedding model; a long document goes alone."""
+    batch: list[_Item] = []
+    async for item in items:
+        if sum(len(parsed.chunks) for _, parsed in [*batch, item]) > EMBEDDING_BATCH and batch:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch

@@ -4,9 +4,10 @@ An answer without one citation that holds is not shown as an answer: it becomes 
 Knows nothing of HTTP or the terminal.
 """
 
+import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -16,34 +17,41 @@ from app.errors import InvalidInput
 from app.gateway.context import CallContext
 from app.gateway.gateway import Gateway
 from app.prompts.fence import fence, neutral
-from app.prompts.loader import Prompt, load_prompt
+from app.prompts.loader import load_prompt
+from app.rag import abstention
+from app.rag.abstention import ABSTENTION
 from app.rag.citations import CitationReader
 from app.rag.citations import Event as CitationEvent
+from app.rag.evidence import Evidence, read_evidence
+from app.rag.reading import fitting
 from app.rag.retrieval import Retriever
 from app.rag.reuse import Lookup, Reuse
 from app.settings import Settings
-from app.types import Answer, Completion, Message, Passage, TextDelta
+from app.types import Answer, Completion, Filter, Message, Passage, TextDelta, Usage
 
-ABSTENTION = "The documents do not answer this question."
 DECLINED = "The model declined to answer."
+CHANGED = "A document changed while this was answered, and the citations were checked again."
 UNFINISHED = {
     "length": "The answer was cut at MAX_OUTPUT_TOKENS.",
     "content_filter": "The provider's content filter cut the answer.",
 }
+# What stands for the model's reply where there was nothing to read.
+NOBODY_ASKED = Completion(text="", model="", finish_reason="stop", usage=Usage(), cost_nanousd=0)
+MOST_FILTERS, LONGEST_FILTER = 20, 1_000
 
 Event = CitationEvent | Answer
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """One question on its way."""
+    """One question on its way; `evidence` is what the model reads, `left_out` what it does not."""
 
     began: float
     context: CallContext
     lookup: Lookup | None
     question: str
-    passages: list[Passage]
-    prompt: Prompt
+    evidence: Evidence
+    left_out: tuple[Passage, ...]
     messages: list[Message]
     reader: CitationReader
 
@@ -58,31 +66,31 @@ class Pipeline:
         self._retriever = Retriever(database, gateway, settings)
         self._reuse = Reuse(database, gateway, settings)
 
-    async def ask(self, question: str) -> Answer:
-        """Answer `question` and store the answer.
+    async def ask(self, question: str, *, filters: Filter | None = None) -> Answer:
+        """Answer `question` from the documents that `filters` allow, and store the answer.
 
         Raises:
-            InvalidInput: the question is empty or too long.
+            InvalidInput: the question is empty or too long, or a filter is none.
             NoDocuments: nothing has been ingested.
             ProviderError: the model failed.
 
         """
-        turn = await self._begin(question)
+        turn = await self._begin(question, filters)
         if isinstance(turn, Answer):
             return turn
         completion = await self._gateway.complete(turn.messages, context=turn.context)
-        for _ in (*turn.reader.feed(completion.text), *turn.reader.close()):
-            pass
+        _read(turn.reader, completion.text)
         return await self._finish(turn, completion)
 
-    async def stream(self, question: str) -> AsyncGenerator[Event]:
-        """Answer in pieces, then the stored Answer. Raises as `ask`.
+    async def stream(self, question: str, *, filters: Filter | None = None) -> AsyncGenerator[Event]:
+        """Answer in pieces, then the stored Answer, which has the last word. Raises as `ask`.
 
         Nothing is shown before the first citation that holds: until then it may still become an abstention.
         """
-        turn = await self._begin(question)
+        turn = await self._begin(question, filters)
         if isinstance(turn, Answer):
-            yield TextDelta(turn.text)
+            if not turn.abstained:
+                yield TextDelta(turn.text)
             for citation in turn.citations:
                 yield citation
             yield turn
@@ -103,17 +111,27 @@ class Pipeline:
         assert completion is not None  # noqa: S101  # a stream ends with its completion or raises
         yield await self._finish(turn, completion)
 
-    async def _begin(self, question: str) -> _Turn | Answer:
-        """Everything up to the model's call; an answer, where one was given before."""
+    async def _begin(self, question: str, filters: Filter | None) -> _Turn | Answer:
+        """Everything up to the model's call; an answer, where one was given before or nothing is there to read."""
         began, context = time.monotonic(), self._gateway.context(tenant=self._database.tenant)
-        question = self._checked(question)
-        lookup = await self._reuse.look(question, context)
+        question, filters = self._checked(question), _checked(filters)
+        lookup = await self._reuse.look(question, context, filters)
         if lookup and lookup.found:
             return await self._stored(replace(lookup.found, latency_ms=_milliseconds(began)))
-        passages = await self._retriever.retrieve(question, context, lookup.vector if lookup else None)
-        prompt = load_prompt("answer")
-        messages = prompt.messages(passages=fence(passages), question=neutral(question))
-        return _Turn(began, context, lookup, question, passages, prompt, messages, CitationReader(passages))
+        found = await self._retriever.retrieve(question, context, lookup.vector if lookup else None, filters=filters)
+        read = await fitting(found, _messages(question, ()), gateway=self._gateway, settings=self._settings)
+        evidence = (await read_evidence(self._database, read)).standing()
+        turn = _Turn(
+            began=began,
+            context=context,
+            lookup=lookup,
+            question=question,
+            evidence=evidence,
+            left_out=tuple(found[len(read) :]),
+            messages=_messages(question, evidence.passages),
+            reader=self._reader(evidence),
+        )
+        return turn if evidence.passages else await self._finish(turn, NOBODY_ASKED)
 
     def _checked(self, question: str) -> str:
         question = question.replace("\0", "").strip()
@@ -122,38 +140,87 @@ class Pipeline:
         limit = self._settings.max_question_characters
         if len(question) > limit:
             raise InvalidInput(f"the question has {len(question):,} characters; {limit:,} are allowed")
-        try:
-            question.encode()
-        except UnicodeEncodeError:
-            raise InvalidInput("the question is not valid Unicode text") from None
-        return question
+        return _unicode(question, "the question")
+
+    def _reader(self, evidence: Evidence) -> CitationReader:
+        flag = self._settings.citation_faults == "flag"
+        return CitationReader(evidence.passages, flag=flag, settle=evidence.settle)
 
     async def _finish(self, turn: _Turn, completion: Completion) -> Answer:
-        """The checked answer, stored."""
-        abstained, unfinished = not turn.reader.citations, UNFINISHED.get(completion.finish_reason)
+        """The answer, its citations checked against what the store holds by now, stored."""
+        reader, notices = turn.reader, [completion.notice, DECLINED * bool(completion.refusal)]
+        now = await read_evidence(self._database, turn.evidence.passages)
+        if now != turn.evidence:
+            reader = self._reader(now)
+            _read(reader, completion.text)
+            notices.append(CHANGED)
+        abstained = not reader.citations
         answer = Answer(
             id=str(uuid.uuid4()),
             question=turn.question,
-            text=ABSTENTION if abstained else turn.reader.text.strip(),
+            text=ABSTENTION if abstained else reader.text.strip(),
             abstained=abstained,
             model=completion.model,
-            notice=" ".join(filter(None, [completion.notice, DECLINED * bool(completion.refusal), unfinished])),
-            prompt_hash=turn.prompt.content_hash,
+            notice=" ".join(filter(None, [*notices, UNFINISHED.get(completion.finish_reason)])),
+            prompt_hash=load_prompt("answer").content_hash,
             usage=completion.usage,
             cost_nanousd=turn.context.cost_nanousd,
             latency_ms=_milliseconds(turn.began),
-            citations=tuple(turn.reader.citations),
-            rejected=tuple(turn.reader.rejected),
-            passages=tuple(turn.passages),
+            reason=await self._reason(turn, completion, reader) if abstained else "",
+            citations=tuple(reader.citations),
+            rejected=tuple(reader.rejected),
+            passages=_used(turn.evidence.passages, reader.cited) + turn.left_out,
         )
         if turn.lookup and completion.finish_reason == "stop":
             await self._reuse.keep(turn.lookup, answer)
         return await self._stored(answer)
 
+    async def _reason(self, turn: _Turn, completion: Completion, reader: CitationReader) -> str:
+        if completion is NOBODY_ASKED:
+            return abstention.NOTHING_FOUND
+        below = self._settings.abstain_below
+        return await asyncio.to_thread(
+            abstention.reason, completion, turn.messages, reader.rejected, abstain_below=below
+        )
+
     async def _stored(self, answer: Answer) -> Answer:
         async with self._database.transaction() as connection:
             await save_answer(connection, self._database.tenant, answer)
         return answer
+
+
+def _messages(question: str, passages: Sequence[Passage]) -> list[Message]:
+    return load_prompt("answer").messages(passages=fence(passages), question=neutral(question))
+
+
+def _checked(filters: Filter | None) -> Filter | None:
+    """The filters without what limits nothing, bounded; None where nothing is left."""
+    if filters is None or not (filters.metadata or filters.source_prefix):
+        return None
+    if len(filters.metadata) > MOST_FILTERS:
+        raise InvalidInput(f"there are {len(filters.metadata)} filters; {MOST_FILTERS} are allowed")
+    for text in (filters.source_prefix, *filters.metadata, *filters.metadata.values()):
+        if len(text) > LONGEST_FILTER or "\0" in text:
+            raise InvalidInput(f"a filter has up to {LONGEST_FILTER:,} characters, and none of them is NUL")
+        _unicode(text, "a filter")
+    return filters
+
+
+def _unicode(text: str, name: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{name} is not valid Unicode text") from None
+    return text
+
+
+def _read(reader: CitationReader, text: str) -> None:
+    for _ in (*reader.feed(text), *reader.close()):
+        pass
+
+
+def _used(passages: Sequence[Passage], cited: set[int]) -> tuple[Passage, ...]:
+    return tuple(replace(p, use="cited" if n in cited else "read") for n, p in enumerate(passages))
 
 
 def _milliseconds(since: float) -> int:

@@ -5,7 +5,7 @@ Does nothing until `app cache measure` has switched the route on. Knows nothing 
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -15,11 +15,16 @@ from app.db.engine import Database
 from app.gateway.context import CallContext
 from app.gateway.gateway import Gateway
 from app.gateway.semantic_cache import SemanticCache
-from app.prompts.loader import load_prompt
+from app.prompts.loader import all_hashes
 from app.settings import Settings
-from app.types import Answer, Usage
+from app.types import Answer, Filter, Usage
 
 ROUTE = "ask"
+# Every setting that an answer depends on, besides its models.
+SETTINGS = (
+    *("passages", "candidates", "fusion", "dense_weight", "neighbours", "rewrite", "rerank", "rerank_model"),
+    *("passage_tokens", "max_output_tokens", "citation_faults", "abstain_below"),
+)
 AnyAnswer = TypeAdapter[Answer](Answer)
 
 
@@ -41,12 +46,12 @@ class Reuse:
         self._settings = settings
         self._cache = SemanticCache(database, settings)
 
-    async def look(self, question: str, context: CallContext) -> Lookup | None:
+    async def look(self, question: str, context: CallContext, filters: Filter | None = None) -> Lookup | None:
         """The nearest answer, if it is near enough; None where the route does not use the cache."""
         if not await self._cache.is_on(ROUTE):
             return None
         [vector] = await self._gateway.embed([question], context=context)
-        scope = await self._scope()
+        scope = await self._scope(filters)
         payload = await self._cache.find(ROUTE, scope, vector)
         if payload is None:
             return Lookup(vector, scope, None)
@@ -69,11 +74,13 @@ class Reuse:
             payload = AnyAnswer.dump_python(answer, mode="json")
             await self._cache.keep(ROUTE, lookup.scope, answer.question, lookup.vector, payload)
 
-    async def _scope(self) -> list[Any]:
+    async def _scope(self, filters: Filter | None) -> list[Any]:
         """Everything besides the question that an answer depends on; a changed document changes it."""
         async with self._database.transaction() as connection:
             documents = await index_state(connection, self._database.tenant)
-        settings = self._settings
-        models = [deployment.model for deployment in self._gateway.deployments()]
-        retrieval = [settings.passages, settings.candidates, settings.dense_weight, settings.abstain_below]
-        return [documents, load_prompt("answer").content_hash, models, settings.max_output_tokens, retrieval]
+        models = [
+            (deployment.model, deployment.settings.api_base, deployment.settings.context_tokens)
+            for deployment in self._gateway.deployments()
+        ]
+        settings = {name: getattr(self._settings, name) for name in SETTINGS}
+        return [documents, all_hashes(), models, settings, asdict(filters or Filter())]

@@ -44,7 +44,7 @@ def app(
 
     def run(*arguments: str, stdin: str = "") -> Ended:
         monkeypatch.setattr(sys, "argv", ["app", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()

@@ -249,7 +249,7 @@ def test_eval_refuses_what_it_cannot_use(app: Command, changed: tuple[str, str],
 def test_tune_shows_every_threshold_and_the_best(app: Command) -> None:
     """The table has a row a threshold, for the tune split alone, and the last line what is set now."""
     write_evaluation(ANOTHER)
-    ended = app("tune", *EVALUATION)
+    ended = app("tune", "--what", "abstain", *EVALUATION)
     rows = [line.split()[1::2] for line in ended.out.splitlines() if re.search(r"\d\.\d{3} ", line)]
     assert (ended.status, rows[0][:2], rows[-1][:2]) == (0, ["0.200", "1.00"], ["0.675", "1.00"])
     now = Settings.model_fields["abstain_below"].default

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -25,8 +25,11 @@ from app.db import embedded, store
 from app.db.embedded import EmbeddedPostgres
 from app.db.engine import MIGRATIONS, Database, connect, migrate, open_database
 from app.db.tables import metadata
+from app.db.vectors import tend
+from app.db.verify import verify
 from app.errors import ConfigurationError, DatabaseUnavailable
 from app.settings import Settings
+from app.types import Chunk, Document
 from tests.conftest import PROJECT
 
 PATIENCE_SECONDS = 20
@@ -53,12 +56,12 @@ def tables(connection: Connection) -> set[str]:
     return set(inspect(connection).get_table_names())
 
 
-def downgrade(url: str) -> None:
-    """Undo every migration."""
+def move(url: str, revision: str, direction: Callable[[Config, str], None] = command.downgrade) -> None:
+    """Bring the schema to a revision."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = url
-    command.downgrade(config, "base")
+    direction(config, revision)
 
 
 @pytest.fixture
@@ -84,12 +87,115 @@ async def test_the_migrations_can_be_undone_and_done_again(empty_url: str) -> No
     """Up, down and up again leaves the same schema, and down leaves nothing."""
     async with connect(empty_url) as database:
         await migrate(empty_url)
-        await asyncio.to_thread(downgrade, empty_url)
+        await asyncio.to_thread(move, empty_url, "base")
         async with database.engine.connect() as connection:
             assert await connection.run_sync(tables) == {"alembic_version"}
         await migrate(empty_url)
         async with database.engine.connect() as connection:
             assert await connection.run_sync(differences) == []
+
+
+# Documents as version 0003 had them: of two tenants, in two chunks and none, and a chunk without a term or a heading.
+OLD_DATA = """
+    INSERT INTO documents (tenant, source, title, media_type, content_hash, text) VALUES
+        ('default', 'a.md', 'A', 'text/markdown', 'h', 'A heron. The the.'), ('default', 'none.md', '', '', '', ' '),
+        ('other', 'a.md', 'A', 'text/markdown', 'h', 'An otter.');
+    INSERT INTO chunks (tenant, document_id, ordinal, start_char, end_char, heading, text, length, embedding)
+        SELECT tenant, id, 0, 0, length(said), 'A', said, 1, '[1,2]'::halfvec FROM documents
+            JOIN (VALUES ('other', 'An otter.'), ('default', 'A heron.')) AS says(tenant, said) USING (tenant)
+        WHERE source = 'a.md'
+        UNION ALL SELECT tenant, id, 1, 9, 17, '', 'The the.', 0, '[3,4]' FROM documents
+        WHERE source = 'a.md' AND tenant = 'default';
+    INSERT INTO postings (tenant, term, chunk_id, frequency)
+        SELECT tenant, CASE tenant WHEN 'other' THEN 'otter' ELSE 'heron' END, id, 1 FROM chunks WHERE ordinal = 0;
+    INSERT INTO index_stamps (tenant, embedding_model, dimensions) VALUES ('default', 'm', 2), ('other', 'm', 2)
+"""
+OLD_TABLES = {
+    "documents": "tenant, source, text",
+    "chunks": "tenant, ordinal, heading, text, length, embedding::text",
+    "postings": "tenant, term, frequency",
+    "index_stamps": "tenant, embedding_model, dimensions",
+}
+
+
+async def test_documents_outlive_the_migration_to_row_level_security(empty_url: str) -> None:
+    """What version 0003 has stored is whole after the upgrade, for each tenant, and as it was after the way back."""
+
+    async def stored(database: Database) -> dict[str, list[tuple[object, ...]]]:
+        async with database.engine.begin() as connection:
+            found = {
+                table: await connection.execute(text(f"SELECT {columns} FROM {table}"))
+                for table, columns in OLD_TABLES.items()
+            }
+            return {table: sorted(map(tuple, rows)) for table, rows in found.items()}
+
+    await asyncio.to_thread(move, empty_url, "0003", command.upgrade)
+    async with connect(empty_url) as database:
+        async with database.engine.begin() as connection:
+            await connection.exec_driver_sql(OLD_DATA)
+        before = await stored(database)
+        await migrate(empty_url)
+        for tenant in (database, database.for_tenant("other")):
+            assert [check for check in await verify(tenant) if check.faults] == []
+        async with database.transaction() as connection:
+            [hash_] = await connection.scalars(text("SELECT content_hash FROM chunks WHERE ordinal = 0"))
+            assert hash_ == store.hash_text("A\nA heron.")
+            assert (await store.known_vectors(connection, "default", 1, [hash_])) == {hash_: [1, 2]}
+            again = await store.check_stamp(connection, "default", "m", 2)
+            await store.replace_document(
+                *(connection, again, "default", Document("b.md", "B", "Text.", "text/plain", "h")),
+                *([Chunk(0, 0, 5, "B", "Text.")],),
+                vectors=[[5, 6]],
+                recipe="r",
+            )
+            await store.delete_sources(connection, "default", ["b.md"])
+        await asyncio.to_thread(move, empty_url, "0003")
+        assert await stored(database) == before
+
+
+async def test_many_vectors_get_an_index_and_the_tables_are_tended(database: Database) -> None:
+    """Where a tenant has many vectors of a length they are indexed; one that was left half done is made anew."""
+    name = "embeddings_hnsw_3"
+    is_valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+    async with database.transaction() as connection:
+        stamp = await store.check_stamp(connection, database.tenant, "a/model", 3)
+        parts = [Chunk(n, n, n + 1, "", "x") for n in range(4)]
+        document = Document("a.md", "", "xxxx", "text/plain", "h")
+        vectors = [[1.0, n, 0.0] for n in range(4)]
+        await store.replace_document(connection, stamp, database.tenant, document, parts, vectors=vectors, recipe="")
+    async with database.engine.begin() as connection:
+        await connection.execute(text("CHECKPOINT"))  # or, without a flush, no row is known to be committed
+    async with database.engine.connect() as plain:
+        connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
+        await tend(database, index_from=5)
+        assert await connection.scalar(is_valid, {"name": name}) is None
+        assert await connection.scalar(text("SELECT relallvisible FROM pg_class WHERE relname = 'embeddings'"))
+        await tend(database, index_from=4)
+        assert await connection.scalar(is_valid, {"name": name}) is True
+        unfinished = text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(:name)")
+        await connection.execute(unfinished, {"name": name})
+        await tend(database, index_from=4)
+        assert await connection.scalar(is_valid, {"name": name}) is True
+        made = await connection.scalar(text("SELECT CAST(to_regclass(:name) AS oid)"), {"name": name})
+        await tend(database, index_from=4)
+        assert await connection.scalar(text("SELECT CAST(to_regclass(:name) AS oid)"), {"name": name}) == made
+        async with database.engine.begin() as another:
+            await another.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:n, 2))"), {"n": name})
+            await connection.execute(unfinished, {"name": name})
+            await tend(database, index_from=4)
+            assert await connection.scalar(is_valid, {"name": name}) is False, "another process was at it"
+        await connection.execute(text(f"DROP INDEX {name}"))
+
+
+async def test_who_may_not_tend_the_tables_does_no_harm(database: Database) -> None:
+    """Where the user is not the owner the rest works, and nothing is raised."""
+    async with connect(str(database.engine.url)) as limited:
+
+        @event.listens_for(limited.engine.sync_engine, "begin")
+        def become_another(connection: Connection) -> None:
+            connection.exec_driver_sql("SET ROLE app_tenant")
+
+        await tend(limited, index_from=0)
 
 
 async def test_an_old_schema_is_told_from_a_current_one(empty_url: str) -> None:
@@ -161,7 +267,7 @@ async def test_a_connection_that_died_at_rest_is_replaced_unseen(database: Datab
     """A restart of the database between two requests does not fail the second one."""
     async with database.transaction() as connection:
         died = {"pid": await connection.scalar(text("SELECT pg_backend_pid()"))}
-    async with connect(str(database.engine.url)) as other, other.transaction() as connection:
+    async with connect(str(database.engine.url)) as other, other.engine.begin() as connection:
         assert await connection.scalar(text("SELECT pg_terminate_backend(:pid, 9000)"), died)
     async with database.transaction() as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
@@ -171,7 +277,7 @@ async def test_a_wrong_statement_is_no_lost_connection(database: Database) -> No
     """A mistake of ours stays what it is, so that it is seen and mended."""
     with pytest.raises(ProgrammingError):
         async with database.transaction() as connection:
-            await connection.execute(text("SELECT nothing FROM documents"))
+            await connection.execute(text("SELECT FROM documents WHERE"))
 
 
 async def test_a_full_pool_is_a_database_that_is_unavailable(database: Database) -> None:

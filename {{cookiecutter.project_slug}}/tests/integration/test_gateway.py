@@ -27,8 +27,9 @@ from app.errors import (
     ProviderUnavailable,
 )
 from app.gateway.gateway import ChatEvent, Gateway, open_gateway
+from app.rag.abstention import ABSTENTION
 from app.rag.ingest import Ingester
-from app.rag.pipeline import ABSTENTION, Pipeline
+from app.rag.pipeline import Pipeline
 from app.settings import ChatSettings, Settings
 from app.types import Completion, Message, TextDelta, ToolCallDelta, Usage
 from tests.provider import (

@@ -18,7 +18,7 @@ from app.evals.dataset import load_dataset
 from app.gateway.gateway import Gateway
 from app.gateway.semantic_cache import Measurement, SemanticCache, load_pairs, measure, off
 from app.rag.ingest import Ingester, IngestReport
-from app.rag.loaders import load_bytes
+from app.rag.loading import load_bytes
 from app.settings import Settings
 from tests.conftest import PROJECT
 from tests.provider import Provider, Rejected

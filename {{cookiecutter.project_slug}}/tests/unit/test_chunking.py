@@ -1,9 +1,10 @@
 """Chunks are exact parts of their document, within the limit, under the right headings, with nothing lost."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.rag.chunking import split
@@ -25,21 +26,76 @@ def document(text: str, media_type: str = "text/markdown") -> Document:
     return Document(source="a.md", title="Title of the file", text=text, media_type=media_type, content_hash="")
 
 
-def assert_exact(text: str, chunks: list[Chunk], limit: int) -> None:
-    """Each chunk stands where it says, they are in order within the limit, and only white space is left out."""
+def assert_exact(text: str, chunks: list[Chunk], limit: int, overlap: int = 0) -> None:
+    """Each chunk stands where it says, they are in order within the limits, and only white space is left out."""
     assert [chunk.ordinal for chunk in chunks] == list(range(len(chunks)))
+    covered = 0
     for chunk in chunks:
         assert chunk.text == text[chunk.start : chunk.end]
-        assert 0 < len(chunk.text) <= limit
-    borders = [0, *(offset for chunk in chunks for offset in (chunk.start, chunk.end)), len(text)]
-    assert borders == sorted(borders)
-    assert not "".join(text[end:start] for end, start in list(pairwise(borders))[::2]).strip()
+        assert chunk.text.strip()
+        assert len(chunk.text) <= limit
+        assert chunk.end > covered
+        assert covered - chunk.start <= overlap
+        assert not text[covered : chunk.start].strip()
+        covered = chunk.end
+    assert not text[covered:].strip()
+    assert all(one.start < next_one.start for one, next_one in pairwise(chunks))
 
 
-@given(text=st.text(max_size=2_000), limit=LIMITS, media_type=st.sampled_from(["text/markdown", "text/plain"]))
-def test_any_text_is_cut_exactly(text: str, limit: int, media_type: str) -> None:
-    """This holds for text of any characters, with any line ends."""
-    assert_exact(text, split(document(text, media_type), max_characters=limit), limit)
+TEXTS = st.one_of(
+    st.text(max_size=2_000),
+    # Right to left, combined accents, families of emoji, and letters that fill a line without a space.
+    st.text("\u05d0\u05d1 \u0645\u0631\u0301\u0302e\U0001f469\u200d\U0001f467\u4e2d\u6587\u3002\n.", max_size=2_000),
+)
+
+
+@given(
+    text=TEXTS,
+    limit=LIMITS,
+    overlap=st.integers(min_value=0, max_value=99),
+    media_type=st.sampled_from(["text/markdown", "text/plain"]),
+)
+def test_any_text_is_cut_exactly(text: str, limit: int, overlap: int, media_type: str) -> None:
+    """This holds for text of any characters, with any line ends, with and without overlap."""
+    chunks = split(document(text, media_type), max_characters=limit, overlap=overlap)
+    assert_exact(text, chunks, limit, overlap)
+
+
+def test_chunks_that_overlap_repeat_the_end_of_the_one_before() -> None:
+    """As much of it as was asked for, in whole sentences or words."""
+    text = " ".join(f"Sentence number {n} is here." for n in range(40))
+    chunks = split(document(text, "text/plain"), max_characters=200, overlap=60)
+    assert_exact(text, chunks, 200, 60)
+    assert all(20 < before.end - after.start <= 60 for before, after in pairwise(chunks))
+
+
+@pytest.mark.parametrize("border", ["\n\n# Part\n\n", "\n\n", "\n", " ", ""])
+@pytest.mark.parametrize("media_type", ["text/markdown", "text/plain"])
+def test_a_long_text_is_cut_as_exactly_as_a_short_one(border: str, media_type: str) -> None:
+    """The splitter gets it in parts, whatever it is made of; a part ends where the text allows it."""
+    text = border.join(["A sentence that is not so short, and then another one."] * 2_000)
+    chunks = split(document(text, media_type), max_characters=900)
+    assert_exact(text, chunks, 900)
+    assert sum(len(chunk.text) < 300 for chunk in chunks) <= 4 or "#" in border
+    if border:
+        assert all(chunk.text.endswith(("one.", "# Part")) or border == " " for chunk in chunks)
+
+
+@given(text=TEXTS, limit=LIMITS)
+@settings(max_examples=10)
+def test_a_long_text_of_any_characters_is_cut_exactly(text: str, limit: int) -> None:
+    """Where no border is near, the parts end in the middle of a word."""
+    whole = text * (70_000 // (len(text) or 1))
+    assert_exact(whole, split(document(whole, "text/plain"), max_characters=limit), limit)
+
+
+def test_a_chunk_knows_its_page() -> None:
+    """The one that it begins on; formats without pages have none."""
+    pages = ["First page. " * 10, "", "Third page. " * 10]
+    starts = (0, len(pages[0]) + 2, len(pages[0]) + 4)
+    paged = replace(document("\n\n".join(pages), "application/pdf"), page_starts=starts)
+    assert [chunk.page for chunk in split(paged, max_characters=130)] == [1, 3]
+    assert {chunk.page for chunk in split(document("text"), max_characters=100)} == {None}
 
 
 @given(sections=SECTIONS, limit=LIMITS)

@@ -1,23 +1,39 @@
 """A quote counts only where it stands, and how the model's text was cut on its way makes no difference."""
 
 import re
+import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.rag.citations import MARKER, CitationReader, Event, check, locate
+from app.rag.citations import Check, CitationReader, Event
+from app.rag.quotes import Normal
 from app.types import Citation, Passage, RejectedCitation, TextDelta
 
 TEXTS = st.text(alphabet="ab \n*`\"'[]1:\u201c\u2019\u2014\u00a0.", min_size=1, max_size=60)
 THREE_WORDS = "we hold three "
+LOOKS_CHECKED = re.compile(r"\[\d{1,3}\]")
 PIECES = st.one_of(
     st.sampled_from(
         [
             *('[1: "rivers run to"]', '[2: "full: rivers run"]', '[1: "rivers run ... sea"]'),
             *('[1 : "x"]', '[1:\n"to the sea" ]'),
+            *(
+                "[1, 2]",
+                "[1-2]",
+                "\u30101\u3011",
+                "[1: the sea]",
+                '["a"]',
+                '[1: "rivers ["a"] x"]',
+                "[^1]",
+                ", ",
+                "-",
+                "\u2020",
+            ),
             *("[1]", "[2]", "[9]", "[ 1]", "[1 ]", "[", "[1", "[[", "]", '"]', '[1: "', '[1:"', "[1234]", " [", "\n\n"),
             *("Rivers run to the sea.", "rivers run", " ", ". ", "\u201d", "\u201c", ":", '"', "1", "the sea"),
         ]
@@ -99,8 +115,8 @@ def test_every_number_in_the_text_was_checked(pieces: list[str]) -> None:
     """No marker of the model is shown: each number stands for a citation that held, and the events say the same."""
     reader, events = read(pieces, RIVERS)
     texts = [event.text for event in events if isinstance(event, TextDelta)]
-    numbers = [text for text in texts if re.fullmatch(r" \[\d{1,3}\]", text)]
-    assert [found[0].lstrip() for found in MARKER.finditer(reader.text)] == [text.lstrip() for text in numbers]
+    numbers = [text for text in texts if re.fullmatch(r" ?\[\d{1,3}\]", text)]
+    assert [found[0] for found in LOOKS_CHECKED.finditer(reader.text)] == [text.lstrip() for text in numbers]
     assert {int(text.strip(" []")) for text in numbers} == {citation.marker for citation in reader.citations}
     assert "".join(texts) == reader.text
     assert [event for event in events if isinstance(event, Citation)] == reader.citations
@@ -111,7 +127,7 @@ def test_every_number_in_the_text_was_checked(pieces: list[str]) -> None:
 def test_what_is_left_of_a_refused_marker_makes_no_new_one(said: str) -> None:
     """Taking a marker out does not join what stood around it into a number that nobody checked."""
     reader, _ = read([said], RIVERS)
-    assert not MARKER.search(reader.text)
+    assert not LOOKS_CHECKED.search(reader.text)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +149,7 @@ def test_what_is_left_of_a_refused_marker_makes_no_new_one(said: str) -> None:
 )
 def test_each_fault_is_named(marker: int, quote: str, fault: str) -> None:
     """Invented words, the wrong passage, and pieces put together are told apart."""
-    assert check(marker, quote, RIVERS) == RejectedCitation(marker, quote, fault)  # type: ignore[arg-type]  # parametrized
+    assert Check(RIVERS)(marker, quote) == RejectedCitation(marker, quote, fault)  # type: ignore[arg-type]  # parametrized
 
 
 def test_a_citation_says_where_its_words_stand() -> None:
@@ -183,25 +199,6 @@ def test_typography_and_emphasis_make_no_difference(quote: str, ends: str) -> No
     assert [citation.quote for citation in reader.citations] == [text[9:-1]]
 
 
-@pytest.mark.parametrize(
-    ("quote", "text", "place"),
-    [
-        ("file", "a \ufb01le", (2, 5)),
-        ("\ufb01le", "a file", (2, 6)),
-        ("a b", "a\n\n b", (0, 5)),
-        ("wait...", "wait\u2026", (0, 5)),
-        ("b c", "b * c", (0, 5)),
-        ("Word", "word", None),
-        ("abc", "ab c", None),
-        ("", "text", None),
-        ("text", "", None),
-    ],
-)
-def test_words_are_located_in_characters_of_the_text(quote: str, text: str, place: tuple[int, int] | None) -> None:
-    """Ligatures and runs of white space are bridged; letters, case and missing spaces are not."""
-    assert locate(quote, text) == place
-
-
 @pytest.mark.parametrize("end", ["[", "[1", "[1 ", "[1:", "[1: ", '[1: "', '[1: "rivers', '[1: "rivers"', '[1: "a" '])
 def test_an_unfinished_marker_at_the_end_is_text(end: str) -> None:
     """It is held back while it may become a citation, and shown when the model stops."""
@@ -238,3 +235,153 @@ def test_a_quote_may_hold_quotation_marks_and_brackets() -> None:
 def test_white_space_around_an_answer_is_not_shown() -> None:
     """Models begin and end with line breaks; within the text they stay."""
     assert read(["\n\n One.\n\nTwo. \n"], [])[0].text == "One.\n\nTwo."
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "cited", "faults"),
+    [
+        ("All rivers run to the sea [1, 2].", "All rivers run to the sea [1].", [1], ["misattributed"]),
+        ("Rivers. The sea is never full [1][2].", "Rivers. The sea is never full.", [], ["fabricated"] * 2),
+        ("The sea is never full [1][2].", "The sea is never full [1].", [2], ["misattributed"]),
+        ("The sea is never full [1-3].", "The sea is never full [1].", [2], ["misattributed", "fabricated"]),
+        ("The sea is never full [2\u20131; 2].", "The sea is never full [1].", [2], ["misattributed"]),
+        ("The sea is never full \u30102\u3011.", "The sea is never full [1].", [2], []),
+        ("The sea is never full \u30102\u2020source\u3011.", "The sea is never full [1].", [2], []),
+        ("The sea is never full \uff3b2\uff3d.", "The sea is never full [1].", [2], []),
+        ("The sea is never full [^2].", "The sea is never full [1].", [2], []),
+        ("The sea is never full [ 2 ].", "The sea is never full [1].", [2], []),
+        ("Full [2: sea is never full].", "Full [1].", [2], []),
+        ("Full [2, 'sea is never full'].", "Full [1].", [2], []),
+        ("Full [2 \u00absea is never full\u00bb].", "Full [1].", [2], []),
+        ('Full [1, 2: "sea is never full"].', "Full [1].", [2], ["misattributed"]),
+        ("Full [2: see there].", "Full.", [], ["fabricated"]),
+        ("Full [1-999].", "Full.", [], ["fabricated"] * 2),
+        ("From [0, 1] to [0-1].", "From [0, 1] to [0-1].", [], []),
+        ("As (1) says, [2024] and [a] and [12345].", "As (1) says, [2024] and [a] and [12345].", [], []),
+        ("An index [0].", "An index.", [], ["fabricated"]),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 100])
+def test_what_looks_like_a_marker_is_one(said: str, text: str, cited: list[int], faults: list[str], step: int) -> None:
+    """Lists, ranges, rows and other brackets are checked for each number; intervals, years and the like are text."""
+    reader, _ = read([said[at : at + step] for at in range(0, len(said), step)], RIVERS)
+    assert reader.text == text
+    assert [citation.chunk_id for citation in reader.citations] == cited
+    assert [refused.fault for refused in reader.rejected] == faults
+
+
+LISTS = passage(
+    'Write ["a", "b"] or ["c"]. In data[0] is "the first", says \u201cthe \u2018book\u2019\u201d, in [short.'
+)
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        *('Write ["a", "b"] or ["c"]. In', 'Write ["a", "b"]', 'Write ["a", "b', '["a", "b"] or ["c', '"b"] or ["c"]'),
+        *(
+            'In data[0] is "the first"',
+            'is "the first", says',
+            "says \u201cthe \u2018book\u2019\u201d",
+            "book, in [short",
+        ),
+        *(r"is \"the first\", says", "says \"the 'book'\""),
+    ],
+)
+@pytest.mark.parametrize("more", ["", " And more.", ' And more [1: "In data[0] is"].'])
+def test_a_quote_may_hold_whatever_ends_a_marker(quote: str, more: str) -> None:
+    """As far as the words stand in the passage they belong to the quote, however the text is cut."""
+    quote = quote.replace("book,", "book\u2019\u201d,")
+    said = f'So [1: "{quote}"].{more}'
+    for pieces in ([said], list(said)):
+        reader, _ = read(pieces, [LISTS])
+        assert reader.text.startswith("So [1].")
+        assert reader.rejected == []
+        assert Normal(reader.citations[0].quote).text == Normal(quote).text
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ('So [1: "a map ["k", "v"] of it"]. Yes', "So. Yes"),
+        ('So [1: "an array[ of it"]. Yes', "So. Yes"),
+        ('So [1: "a long [list"]. No [1: "In data[0] is"]. Yes', "So. No [1]. Yes"),
+    ],
+)
+def test_an_invented_quote_goes_as_a_whole(said: str, text: str) -> None:
+    """A bracket that is opened in it is closed there too; where none is, the first end is the end."""
+    for pieces in ([said], list(said)):
+        assert read(pieces, [LISTS])[0].text == text
+
+
+def test_a_refused_citation_can_be_flagged() -> None:
+    """The statement keeps a mark where its number would be, once for each place."""
+    said = 'It flows [2: "to the sea"][9]. It is dry [1: "as a bone, they say"]. All rivers run to the sea [1].'
+    reader = CitationReader(RIVERS, flag=True)
+    events = [*reader.feed(said), *reader.close()]
+    assert reader.text == "It flows [?]. It is dry [?]. All rivers run to the sea [1]."
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == reader.text
+    assert [refused.fault for refused in reader.rejected] == ["misattributed", "fabricated", "fabricated"]
+
+
+def test_what_only_the_store_knows_is_added() -> None:
+    """`settle` sees each citation with its number, and what it gives is what is shown and kept."""
+    reader = CitationReader(RIVERS, settle=lambda citation: replace(citation, chunk_id=70 + citation.marker, page=3))
+    events = [*reader.feed('A [1: "rivers run to"] b [2: "is never full"]'), *reader.close()]
+    assert [(citation.chunk_id, citation.page) for citation in reader.citations] == [(71, 3), (72, 3)]
+    assert [event for event in events if isinstance(event, Citation)] == reader.citations
+
+
+def test_it_is_known_which_passages_were_cited() -> None:
+    """By their place in the prompt, from 0; a citation that was refused does not count."""
+    reader, _ = read(['A [2: "is never full"] b [2: "never full: rivers"] c [1: "is never full"]'], RIVERS)
+    assert reader.cited == {1}
+
+
+@pytest.mark.parametrize(
+    ("quote", "holds"),
+    [("\u6240\u6709\u7684\u6cb3\u6d41", True), ("\u6cb3\u6d41", False), ("\u6240\u6709\u4e2a\u6cb3\u6d41", False)],
+)
+def test_a_script_without_spaces_has_words_too(quote: str, holds: bool) -> None:  # noqa: FBT001  # parametrized
+    """Two characters count as a word, so that a clause can be cited and a word alone cannot."""
+    reader, _ = read(
+        [f'\u6cb3 [1: "{quote}"]'], [passage("\u6240\u6709\u7684\u6cb3\u6d41\u90fd\u6d41\u5165\u5927\u6d77\u3002")]
+    )
+    assert [citation.quote for citation in reader.citations] == [quote] * holds
+
+
+def test_words_are_compared_with_the_passage_as_it_was_before_it_was_fenced() -> None:
+    """A model sees, and copies, an escaped tag where the document has a plain one."""
+    reader, _ = read(
+        ['So [1: "writes &lt;passage id=1> around each"]'], [passage("It writes <passage id=1> around each.")]
+    )
+    assert [citation.quote for citation in reader.citations] == ["writes <passage id=1> around each"]
+
+
+@pytest.mark.parametrize("text", ["a [see", "a [b] c", "x[i", "[[[x", "1, 2", "a (1", "[2024", "see [0, 1]"])
+def test_text_that_cannot_become_a_marker_is_shown_at_once(text: str) -> None:
+    """Only the blanks at its end wait for what comes."""
+    reader = CitationReader([])
+    assert "".join(event.text for event in reader.feed(text + " ") if isinstance(event, TextDelta)) == text
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("[" * 100_000, " " * 100_000, '[1: "' + "x" * 100_000, '[1: "' * 20_000, "[1]" * 33_000, "[1," * 33_000),
+        *(
+            '[1: "[[[[[[[[["]' + '"]' * 50_000,
+            "rivers run to " * 7_000 + "[1]",
+            "[1\u2020" * 33_000,
+            "a b c [1]" * 10_000,
+        ),
+        *('[1: "rivers run to"] ' * 5_000, "[1-20]" * 16_000),
+    ],
+    ids=range(12),
+)
+@pytest.mark.parametrize("step", [7, 100_000])
+def test_time_grows_with_the_length_alone(said: str, step: int) -> None:
+    """A hundred thousand characters of whatever is meant to be slow take about a second, not minutes."""
+    began = time.process_time()
+    read([said[at : at + step] for at in range(0, len(said), step)], RIVERS)
+    assert time.process_time() - began < 20

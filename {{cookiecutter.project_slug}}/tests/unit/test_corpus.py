@@ -4,8 +4,9 @@ import pytest
 
 from app.evals.dataset import Case, Dataset, load_dataset
 from app.evals.gate import load_thresholds
-from app.rag.citations import locate
-from app.rag.loaders import find_files, load_file
+from app.rag.loading import load_bytes
+from app.rag.quotes import locate
+from app.rag.sources import find_files
 from app.types import Document
 from tests.conftest import PROJECT
 
@@ -20,7 +21,8 @@ def dataset() -> Dataset:
 def documents() -> dict[str, Document]:
     """What the cases ask about, as the application loads it, by its source in the dataset."""
     files = find_files([PROJECT / "corpus", PROJECT / "docs"])
-    return {file.relative_to(PROJECT).as_posix(): load_file(file, max_bytes=1_000_000) for file in files}
+    names = {file.relative_to(PROJECT).as_posix(): file for file in files}
+    return {name: load_bytes(file.read_bytes(), source=name, max_bytes=1_000_000) for name, file in names.items()}
 
 
 @pytest.fixture(scope="module")

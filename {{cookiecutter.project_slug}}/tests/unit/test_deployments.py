@@ -79,7 +79,7 @@ def test_no_user_and_no_query_passes(one: str, other: str, shape: str) -> None:
         (
             "embedding",
             "offline/extractive",
-            "EMBEDDING_MODEL is 'offline/extractive'; the offline one is offline/static",
+            "EMBEDDING_MODEL is 'offline/extractive'; the offline one is offline/static or offline/minilm",
         ),
         ("judge", "openai/a-model", "openai/a-model needs a key: set JUDGE_API_KEY in .env"),
     ],

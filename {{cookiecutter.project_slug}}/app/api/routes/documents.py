@@ -1,6 +1,5 @@
 """/v1/documents: list, upload, delete."""
 
-import asyncio
 from pathlib import PurePosixPath
 
 from fastapi import APIRouter, UploadFile
@@ -10,8 +9,6 @@ from app.api.deps import FromServices
 from app.db import store
 from app.db.store import StoredDocument
 from app.errors import InvalidInput, NotFound
-from app.rag.ingest import IngestReport
-from app.rag.loaders import load_bytes
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
 BIGGEST_ID = 2**63 - 1
@@ -25,7 +22,7 @@ class DocumentList(BaseModel):
 
 
 class Ingested(BaseModel):
-    """What became of an upload: `unchanged` when the same content was stored already."""
+    """What became of an upload: added, changed, or `unchanged` when the same content was stored already."""
 
     source: str
     status: str
@@ -42,17 +39,16 @@ async def list_documents(services: FromServices) -> DocumentList:
 
 @router.post("", status_code=201)
 async def upload_document(file: UploadFile, services: FromServices) -> Ingested:
-    """Add a Markdown, text, HTML or PDF file; the same name again replaces it."""
+    """Add a document of a format that can be read; the same name again replaces it."""
     name = PurePosixPath((file.filename or "").replace("\\", "/")).name.replace("\0", "")
     if not name:
         raise InvalidInput("the upload has no file name")
     limit = services.settings.max_document_bytes
     data = await file.read(limit + 1)
-    document = await asyncio.to_thread(load_bytes, data, source=f"upload/{name}", max_bytes=limit)
-    report = IngestReport()
-    await services.ingester.ingest(document, report)
-    status = "added" if report.added else "unchanged"
-    return Ingested(source=document.source, status=status, chunks=report.chunks)
+    source = f"upload/{name}"
+    report = await services.ingester.ingest(data, source=source)
+    status = "added" if report.added else "changed" if report.changed else "unchanged"
+    return Ingested(source=source, status=status, chunks=report.chunks)
 
 
 @router.delete("/{document_id}", status_code=204)

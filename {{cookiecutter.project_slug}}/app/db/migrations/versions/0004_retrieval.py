@@ -5,20 +5,12 @@ from alembic import op
 revision = "0004"
 down_revision = "0003"
 
-# Postgres indexes vectors of one length only. An index that no row fits into costs nothing; vectors of any other
-# length are searched without one, which is exact and slower.
-INDEXED_DIMENSIONS = (256, 384, 512, 768, 1024, 1536, 2048, 3072)
 OF_ONE_TENANT = ("documents", "chunks", "postings", "index_stamps", "embeddings", "chunk_contexts", "answers")
 
 
 def upgrade() -> None:
     _reshape()
     _move_vectors()
-    for dimensions in INDEXED_DIMENSIONS:
-        op.execute(f"""
-            CREATE INDEX embeddings_hnsw_{dimensions} ON embeddings
-            USING hnsw ((embedding::halfvec({dimensions})) halfvec_cosine_ops) WHERE dimensions = {dimensions}
-        """)
     _separate_tenants()
 
 
@@ -48,6 +40,10 @@ def _reshape() -> None:
             ADD COLUMN content_hash text NOT NULL DEFAULT '',
             ADD COLUMN page integer
     """)
+    op.execute("""
+        UPDATE chunks SET content_hash = left(encode(sha256(convert_to(
+            concat_ws(E'\\n', nullif(heading, ''), text), 'UTF8')), 'hex'), 32)
+    """)
     op.execute("ALTER TABLE chunks ALTER COLUMN context DROP DEFAULT, ALTER COLUMN content_hash DROP DEFAULT")
     op.execute("COMMENT ON COLUMN chunks.content_hash IS 'of what is embedded'")
     op.execute("DROP INDEX chunks_tenant")
@@ -70,6 +66,7 @@ def _reshape() -> None:
 
 
 def _move_vectors() -> None:
+    """An index over the vectors is made when there are many: see vectors.py."""
     op.execute("""
         ALTER TABLE index_stamps
             DROP CONSTRAINT index_stamps_pkey,
@@ -85,7 +82,8 @@ def _move_vectors() -> None:
             chunk_id bigint NOT NULL REFERENCES chunks ON DELETE CASCADE,
             tenant text NOT NULL,
             dimensions integer NOT NULL,
-            -- stored in the row: a search that reads all of them must not fetch each from elsewhere
+            -- no length here: the stamp says which model, and with it how many dimensions. In the row, because a
+            -- search that reads all of them must not fetch each from elsewhere.
             embedding halfvec STORAGE MAIN NOT NULL,
             PRIMARY KEY (stamp_id, chunk_id)
         )""")
@@ -100,7 +98,9 @@ def _move_vectors() -> None:
 def _separate_tenants() -> None:
     """Rows are seen and written by their tenant alone, by the tables' owner too.
 
-    A superuser passes by every policy; each transaction therefore takes on a role that is none (see engine.py).
+    A superuser passes by every policy; each transaction therefore takes on a role that is none (see engine.py). Who
+    may make no role is no superuser and needs none. A role belongs to all databases of a server: it may be there
+    already, and somebody else's.
     """
     op.execute("""
         DO $$ BEGIN
@@ -108,8 +108,10 @@ def _separate_tenants() -> None:
                AND (SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user) THEN
                 CREATE ROLE app_tenant NOLOGIN;
             END IF;
-            IF to_regrole('app_tenant') IS NOT NULL THEN
+            IF pg_has_role(to_regrole('app_tenant'), 'MEMBER WITH ADMIN OPTION') THEN
                 GRANT app_tenant TO CURRENT_USER;
+            END IF;
+            IF pg_has_role(to_regrole('app_tenant'), 'MEMBER') THEN
                 GRANT USAGE ON SCHEMA public TO app_tenant;
                 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app_tenant;
                 REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM app_tenant;
@@ -122,10 +124,26 @@ def _separate_tenants() -> None:
     """)
     for table in OF_ONE_TENANT:
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
-        op.execute(f"CREATE POLICY of_its_tenant ON {table} USING (tenant = current_setting('app.tenant', true))")
+        op.execute(f"""
+            CREATE POLICY of_its_tenant ON {table}
+            USING (tenant = current_setting('app.tenant', true))
+            WITH CHECK (tenant = current_setting('app.tenant', true))
+        """)
 
 
 def downgrade() -> None:
+    """The role stays: other databases of the server may use it."""
+    op.execute("""
+        DO $$ BEGIN
+            IF pg_has_role(to_regrole('app_tenant'), 'MEMBER') THEN
+                ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE ALL ON TABLES FROM app_tenant;
+                ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE ALL ON SEQUENCES FROM app_tenant;
+                REVOKE ALL ON ALL TABLES IN SCHEMA public FROM app_tenant;
+                REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM app_tenant;
+                REVOKE ALL ON SCHEMA public FROM app_tenant;
+            END IF;
+        END $$
+    """)
     for table in OF_ONE_TENANT:
         op.execute(f"DROP POLICY of_its_tenant ON {table}")
         op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY")

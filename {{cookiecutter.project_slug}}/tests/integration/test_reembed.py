@@ -1,0 +1,176 @@
+"""Another embedding model beside the one that serves, made in pieces, then switched to."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+
+from app.db import store, vectors
+from app.db.engine import Database
+from app.db.verify import Check, verify
+from app.errors import IndexMismatch, InvalidInput, NoDocuments, ProviderMisconfigured
+from app.gateway.gateway import Gateway
+from app.rag import reembed as reembedding
+from app.rag.ingest import Ingester
+from app.rag.reembed import Reembedder
+from app.rag.retrieval import Retriever
+from app.settings import Settings
+from tests.provider import Provider, Rejected, Reply
+
+NEW = "openai/new"
+NEW_DIMENSIONS = 4
+DOCUMENTS = 20
+WRONG_KEY = Rejected(401, "Incorrect API key provided.")
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    """Who runs the new model."""
+    with Provider() as opened:
+        yield opened
+
+
+@pytest.fixture
+def new(settings: Settings, provider: Provider) -> Settings:
+    """Settings with the new model."""
+    embedding = settings.embedding.model_copy(update={"model": NEW, "api_base": provider.url})
+    return settings.model_copy(update={"embedding": embedding, "max_attempts": 1})
+
+
+@pytest.fixture
+async def index(database: Database, ingester: Ingester, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Twenty documents of one chunk with the old model's vectors; calls embed four texts, one at a time."""
+    monkeypatch.setattr(reembedding, "EMBEDDING_BATCH", 4)
+    monkeypatch.setattr(reembedding, "CALLS_AT_A_TIME", 1)
+    for n in range(DOCUMENTS):
+        await ingester.ingest(f"# Bird {n}\n\nThe heron number {n}.".encode(), source=f"{n}.md")
+    return database
+
+
+async def stamps(database: Database) -> dict[str, tuple[bool, int]]:
+    """By model whether it is ready, and how many vectors it has."""
+    async with database.transaction() as connection:
+        query = text("""SELECT embedding_model, ready, (SELECT count(*) FROM embeddings WHERE stamp_id = s.id) AS count
+            FROM index_stamps s""")
+        return {row.embedding_model: (row.ready, row.count) for row in await connection.execute(query)}
+
+
+async def faults(database: Database) -> list[Check]:
+    """What verify finds."""
+    return [check for check in await verify(database) if check.faults]
+
+
+async def test_the_new_model_takes_over_without_a_gap(
+    index: Database, gateway: Gateway, settings: Settings, new: Settings
+) -> None:
+    """Old servers answer all the time; new ones from the moment when nothing is missing; then the old vectors go."""
+    old_server, new_server = Retriever(index, gateway, settings), Retriever(index, Gateway(new), new)
+    reembedder = Reembedder(index, Gateway(new), new)
+    with pytest.raises(IndexMismatch, match=f"EMBEDDING_MODEL={NEW} app reembed"):
+        await new_server.retrieve("heron")
+    assert await reembedder.count() == DOCUMENTS
+    steps: list[int] = []
+    done = await reembedder.run(steps.append)
+    assert (done.model, done.chunks, done.embedded, sum(steps)) == (NEW, DOCUMENTS, DOCUMENTS, DOCUMENTS)
+    assert await stamps(index) == {"offline/static": (True, DOCUMENTS), NEW: (True, DOCUMENTS)}
+    for server in (old_server, new_server):
+        assert any(passage.dense is not None for passage in await server.retrieve("heron number 3"))
+    assert await faults(index) == []
+
+    assert await reembedder.drop("offline/static")
+    assert not await reembedder.drop("offline/static")
+    assert await stamps(index) == {NEW: (True, DOCUMENTS)}
+    assert await new_server.retrieve("heron number 3")
+    with pytest.raises(IndexMismatch, match="offline/static app reembed"):
+        await old_server.retrieve("heron")
+
+
+async def test_what_was_embedded_before_a_failure_is_not_paid_twice(
+    index: Database, gateway: Gateway, settings: Settings, new: Settings, provider: Provider
+) -> None:
+    """It goes on where it ended; until then the model is not ready, verify says so, and old servers answer."""
+    provider.then(Reply(), Reply(), Reply(), WRONG_KEY)  # the first asks for the dimensions
+    with pytest.raises(ProviderMisconfigured):
+        await Reembedder(index, Gateway(new), new).run()
+    assert (await stamps(index))[NEW] == (False, 8)
+    assert {check.repair for check in await faults(index)} == {"reembed"}
+    with pytest.raises(IndexMismatch, match="not every chunk has a vector"):
+        await Retriever(index, Gateway(new), new).retrieve("heron")
+    assert await Retriever(index, gateway, settings).retrieve("heron")
+    again = Reembedder(index, Gateway(new), new)
+    assert (await again.count(), (await again.run()).embedded) == (12, 12)
+    assert (await again.run()).embedded == 0
+    assert await faults(index) == []
+
+
+async def test_documents_that_come_meanwhile_get_both_vectors(
+    index: Database, ingester: Ingester, new: Settings
+) -> None:
+    """One that is written, or replaced, while chunks are embedded is caught before the switch."""
+    added: list[asyncio.Task[object]] = []
+
+    def write(_: int) -> None:
+        if not added:
+            writes = (ingester.ingest(b"# Crane\n\nA crane.", source=source) for source in ("0.md", "new.md"))
+            added.extend(map(asyncio.create_task, writes))
+
+    done = await Reembedder(index, Gateway(new), new).run(write)
+    await asyncio.gather(*added)
+    assert done.model == NEW
+    missing = (await stamps(index))["offline/static"][1] - (await stamps(index))[NEW][1]
+    assert missing in range(3), "what came after the switch has the writer's vectors"
+    await Reembedder(index, Gateway(new), new).run()
+    assert await stamps(index) == {"offline/static": (True, DOCUMENTS + 1), NEW: (True, DOCUMENTS + 1)}
+    assert await faults(index) == []
+
+
+async def test_the_switch_waits_for_writers_and_catches_what_they_wrote(index: Database, new: Settings) -> None:
+    """A transaction that is open when everything seems to be embedded is not missed."""
+    async with index.transaction() as writing:
+        await store.check_stamp(writing, index.tenant, "offline/static", 256)
+        run = asyncio.create_task(Reembedder(index, Gateway(new), new).run())
+        blocked = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        async with index.engine.connect() as watching:
+            while not await watching.scalar(blocked):
+                await watching.rollback()
+        assert not (await stamps(index))[NEW][0]
+        rows = "SELECT document_id, tenant, 9, 0, 1, '', 'T', '', 'h' FROM chunks LIMIT 1"
+        await writing.execute(
+            text(f"""INSERT INTO chunks
+                (document_id, tenant, ordinal, start_char, end_char, heading, text, context, content_hash) {rows}""")
+        )
+    assert (await run).embedded == DOCUMENTS + 1
+    assert (await stamps(index))[NEW] == (True, DOCUMENTS + 1)
+
+
+async def test_documents_of_another_writer_are_missed_until_the_next_run(
+    index: Database, ingester: Ingester, new: Settings
+) -> None:
+    """An old writer goes on with the old model after the switch: verify tells, and reembed fills."""
+    await Reembedder(index, Gateway(new), new).run()
+    await ingester.ingest(b"# Late\n\nA late heron.", source="late.md")
+    [fault] = await faults(index)
+    assert (fault.name, fault.faults, fault.repair) == ("chunks with a vector of each model", 1, "reembed")
+    assert (await Reembedder(index, Gateway(new), new).run()).embedded == 1
+    assert await faults(index) == []
+
+
+async def test_a_model_with_other_dimensions_than_it_had_is_refused(index: Database, new: Settings) -> None:
+    """The same name stands for one length of vectors; the error says how to begin anew."""
+    async with index.transaction() as connection:
+        await vectors.begin_stamp(connection, index.tenant, NEW, NEW_DIMENSIONS + 1)
+    reembedder = Reembedder(index, Gateway(new), new)
+    with pytest.raises(InvalidInput, match=f"gives 4 dimensions.*have 5.*--drop {NEW}"):
+        await reembedder.run()
+    await reembedder.drop(NEW)
+    assert (await reembedder.run()).embedded == DOCUMENTS
+
+
+async def test_an_empty_index_has_nothing_to_embed(database: Database, new: Settings, provider: Provider) -> None:
+    """No model is called, and no stamp is left that would refuse the first document."""
+    reembedder = Reembedder(database, Gateway(new), new)
+    assert await reembedder.count() == 0
+    with pytest.raises(NoDocuments):
+        await reembedder.run()
+    assert (provider.count.calls, await stamps(database)) == (0, {})
