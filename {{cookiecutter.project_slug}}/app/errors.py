@@ -59,7 +59,7 @@ class InvalidInput(AppError):
 
 
 class UnsupportedDocument(InvalidInput):
-    """This is not a document that can be read: give Markdown, plain text, HTML or PDF."""
+    """This is not a document that can be read: give text, Markdown, HTML, PDF, an Office file, CSV, JSON or a mail."""
 
     status = 415
 

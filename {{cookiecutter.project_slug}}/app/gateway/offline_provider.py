@@ -10,8 +10,6 @@ from typing import Any
 from app.gateway import offline
 from app.types import Message
 
-SLICE = 16  # a thread cannot be stopped, so a call that is given up ends with this many texts
-
 
 def handler(litellm: Any) -> Any:  # noqa: ANN401  # litellm ships no types, and its base class exists once it is loaded
     """The provider `offline`, as `custom_provider_map` takes it."""
@@ -40,9 +38,7 @@ def handler(litellm: Any) -> Any:  # noqa: ANN401  # litellm ships no types, and
                 }
 
         async def aembedding(self, **call: Any) -> Any:  # noqa: ANN401  # litellm's reply, filled in
-            texts, model, vectors = call["input"], f"offline/{call['model']}", []
-            for start in range(0, len(texts), SLICE):
-                vectors += await asyncio.to_thread(offline.embed, model, texts[start : start + SLICE])
+            vectors = await asyncio.to_thread(offline.embed, f"offline/{call['model']}", call["input"])
             reply = call["model_response"]
             reply.model = call["model"]  # without it litellm writes all the numbers into an error that nobody reads
             reply.data = [{"object": "embedding", "index": n, "embedding": v} for n, v in enumerate(vectors)]

@@ -163,7 +163,7 @@ async def _answer(
     """
     agent = re.sub(r"[^A-Za-z0-9.]+", "-", app_name)
     headers = {"Host": _host(target), "User-Agent": agent, "Accept": "*/*", "Accept-Encoding": "gzip"}
-    async with httpx.AsyncHTTPTransport(verify=tls, trust_env=False) as transport:
+    async with httpx.AsyncHTTPTransport(verify=tls) as transport:
         response = await _connected(transport, target, headers, places[:MOST_TRIES])
         try:
             yield response

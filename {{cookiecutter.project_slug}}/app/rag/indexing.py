@@ -85,7 +85,9 @@ class Indexer:
         self._options = options
         self._parser = parser
         self._recipe = recipe(settings)
-        self._calls = asyncio.Semaphore(CALLS_AT_A_TIME)
+        # A model that runs in this process takes few texts at a time, and calls of it compete for the same cores.
+        share = gateway.deployments("embedding")[0].batch / EMBEDDING_BATCH
+        self._calls = asyncio.Semaphore(max(1, round(CALLS_AT_A_TIME * share)))
 
     async def check_model(self) -> None:
         """Raise IndexMismatch before anything is paid for, if the index holds another model's vectors."""
@@ -133,9 +135,7 @@ class Indexer:
         new = [key for key in texts if key not in known]
         vectors = known | dict(zip(new, await self._embed([texts[key] for key in new]), strict=True))
         report.embedded += len(new)
-        for parsed in batch:
-            existed = await self._write(parsed, [vectors[store.hash_text(chunk.searched)] for chunk in parsed.chunks])
-            report.note(parsed.document.source, is_new=not existed, chunks=len(parsed.chunks))
+        await self._write(batch, vectors, report)
 
     async def _known(self, hashes: Sequence[str]) -> dict[str, Vector]:
         """The vectors of chunks that read the same: of the document's last version, or of one under another name."""
@@ -158,14 +158,18 @@ class Indexer:
                 calls = [group.create_task(call(start)) for start in range(0, len(texts), EMBEDDING_BATCH)]
         return [vector for done in calls for vector in done.result()]
 
-    async def _write(self, parsed: Parsed, vectors: Sequence[Vector]) -> bool:
-        """Store one document; True if it was there before."""
-        tenant, model = self._database.tenant, self._settings.embedding.model
-        async with self._database.transaction() as connection:
-            stamp = await store.check_stamp(connection, tenant, model, len(vectors[0]))
-            return await store.replace_document(
-                connection, stamp, tenant, parsed.document, parsed.chunks, vectors=vectors, recipe=self._recipe
-            )
+    async def _write(self, batch: Sequence[Parsed], vectors: Mapping[str, Vector], report: IngestReport) -> None:
+        """Store each document in a transaction of its own."""
+        tenant, model, stamp = self._database.tenant, self._settings.embedding.model, None
+        async with self._database.transactions() as begin:
+            for document, chunks in ((parsed.document, parsed.chunks) for parsed in batch):
+                own = [vectors[store.hash_text(chunk.searched)] for chunk in chunks]
+                async with begin() as connection:
+                    stamp = stamp or await store.check_stamp(connection, tenant, model, len(own[0]))
+                    existed = await store.replace_document(
+                        connection, stamp, tenant, document, chunks, vectors=own, recipe=self._recipe
+                    )
+                report.note(document.source, is_new=not existed, chunks=len(chunks))
 
 
 def recipe(settings: Settings) -> str:

@@ -119,9 +119,8 @@ class Retriever:
         """
         tenant, settings = self._database.tenant, self._settings
         context = context or self._gateway.context(tenant=tenant)
-        if settings.rewrite or not self._gateway.deployments("embedding")[0].is_offline:
-            async with self._database.transaction() as connection:  # before a model is paid for
-                await Search(connection, tenant).stamp(settings.embedding.model)
+        async with self._database.transaction() as connection:  # before a model is loaded, or paid for
+            await Search(connection, tenant).stamp(settings.embedding.model)
         queries = await rewrite(question, gateway=self._gateway, settings=settings, context=context)
         vectors = await self._vectors(queries, vector, context)
         async with self._database.transaction() as connection:

@@ -180,18 +180,18 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(settings: Settings,
 async def test_an_unforeseen_error_is_told_without_details(client: httpx.AsyncClient, database: Database) -> None:
     """An answer that could not be stored is no answer: the response or the last event says so."""
     await upload(client, BM25.name, BM25.read_bytes())
-    async with database.transaction() as connection:
-        await connection.execute(text("ALTER TABLE answers RENAME COLUMN latency_ms TO hidden"))
+    async with database.engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE answers ADD CONSTRAINT none_at_all CHECK (false) NOT VALID"))
     try:
         events = events_of(await client.post("/v1/ask", json=QUESTION | {"stream": True}))
         whole = await client.post("/v1/ask", json=QUESTION)
     finally:
-        async with database.transaction() as connection:
-            await connection.execute(text("ALTER TABLE answers RENAME COLUMN hidden TO latency_ms"))
+        async with database.engine.begin() as connection:
+            await connection.execute(text("ALTER TABLE answers DROP CONSTRAINT none_at_all"))
     assert (events[0][0], events[-1][0]) == ("delta", "error")
     assert events[-1][1]["error"]["code"] == "internal_error"
     assert error_of(whole, 500) == events[-1][1]["error"]
-    assert "latency_ms" not in whole.text
+    assert "none_at_all" not in whole.text
 
 
 async def test_a_providers_errors_keep_their_status(settings: Settings, database: Database) -> None:
@@ -281,8 +281,8 @@ async def test_a_document_is_uploaded_listed_and_deleted(client: httpx.AsyncClie
 
 async def test_the_same_name_again_replaces_the_document(client: httpx.AsyncClient) -> None:
     """A new version takes the place of the old one."""
-    for version in (b"# First\n\nOne.", b"# Second\n\nTwo."):
-        assert (await upload(client, "note.md", version)).json()["status"] == "added"
+    for version, status in ((b"# First\n\nOne.", "added"), (b"# Second\n\nTwo.", "changed")):
+        assert (await upload(client, "note.md", version)).json()["status"] == status
     assert [(d["source"], d["title"]) for d in await stored(client)] == [("upload/note.md", "Second")]
 
 

@@ -174,7 +174,7 @@ async def test_a_hit_in_memory_needs_no_database(database: Database) -> None:
     cache = opened(database)
     await ask(cache, HELLO)
     async with database.transaction() as connection:
-        await connection.execute(text("TRUNCATE completions_cache"))
+        await connection.execute(text("DELETE FROM completions_cache"))
     assert await ask(cache) == HIT
 
 
@@ -184,7 +184,7 @@ async def test_another_process_finds_it_too(database: Database) -> None:
     another = opened(database)
     assert await ask(another) == HIT
     async with database.transaction() as connection:
-        await connection.execute(text("TRUNCATE completions_cache"))
+        await connection.execute(text("DELETE FROM completions_cache"))
     assert await ask(another) == HIT
 
 
@@ -319,7 +319,7 @@ async def test_memory_keeps_what_was_used_last(database: Database) -> None:
     assert await ask(cache, key="a")
     await ask(cache, HELLO, key="c")
     async with database.transaction() as connection:
-        await connection.execute(text("TRUNCATE completions_cache"))
+        await connection.execute(text("DELETE FROM completions_cache"))
     assert [bool(await ask(cache, key=name)) for name in "abc"] == [True, False, True]
 
 

@@ -153,16 +153,21 @@ async def test_documents_outlive_the_migration_to_row_level_security(empty_url: 
         assert await stored(database) == before
 
 
-async def test_many_vectors_get_an_index_and_the_tables_are_tended(database: Database) -> None:
-    """Where a tenant has many vectors of a length they are indexed; one that was left half done is made anew."""
-    name = "embeddings_hnsw_3"
-    is_valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+async def store_vectors(database: Database) -> None:
+    """A document of four chunks, with vectors of three numbers."""
     async with database.transaction() as connection:
         stamp = await store.check_stamp(connection, database.tenant, "a/model", 3)
         parts = [Chunk(n, n, n + 1, "", "x") for n in range(4)]
         document = Document("a.md", "", "xxxx", "text/plain", "h")
         vectors = [[1.0, n, 0.0] for n in range(4)]
         await store.replace_document(connection, stamp, database.tenant, document, parts, vectors=vectors, recipe="")
+
+
+async def test_many_vectors_get_an_index_and_the_tables_are_tended(database: Database) -> None:
+    """Where a tenant has many vectors of a length they are indexed; one that was left half done is made anew."""
+    name = "embeddings_hnsw_3"
+    is_valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+    await store_vectors(database)
     async with database.engine.begin() as connection:
         await connection.execute(text("CHECKPOINT"))  # or, without a flush, no row is known to be committed
     async with database.engine.connect() as plain:
@@ -188,14 +193,17 @@ async def test_many_vectors_get_an_index_and_the_tables_are_tended(database: Dat
 
 
 async def test_who_may_not_tend_the_tables_does_no_harm(database: Database) -> None:
-    """Where the user is not the owner the rest works, and nothing is raised."""
+    """Where the user is not the owner there is no index, and nothing is raised."""
+    await store_vectors(database)
     async with connect(str(database.engine.url)) as limited:
 
         @event.listens_for(limited.engine.sync_engine, "begin")
         def become_another(connection: Connection) -> None:
             connection.exec_driver_sql("SET ROLE app_tenant")
 
-        await tend(limited, index_from=0)
+        await tend(limited, index_from=1)
+    async with database.transaction() as connection:
+        assert await connection.scalar(text("SELECT to_regclass('embeddings_hnsw_3')")) is None
 
 
 async def test_an_old_schema_is_told_from_a_current_one(empty_url: str) -> None:

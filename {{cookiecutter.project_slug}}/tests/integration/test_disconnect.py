@@ -47,7 +47,8 @@ def provider(double: Provider) -> Provider:
 @pytest.fixture
 async def online(settings: Settings, database: Database, gateway: Gateway, provider: Provider) -> Settings:
     """A model behind HTTP that takes one call at a time, and a document, embedded offline, to ask about."""
-    await Ingester(database, gateway, settings).ingest_files([PROJECT / "corpus" / "bm25.md"])
+    async with Ingester(database, gateway, settings) as ingester:
+        await ingester.ingest_files([PROJECT / "corpus" / "bm25.md"])
     chat = {"model": "openai/test-model", "api_base": provider.url, "max_concurrency": 1}
     return settings.model_validate(settings.model_dump() | {"chat": chat, "cache_mode": "off"})
 

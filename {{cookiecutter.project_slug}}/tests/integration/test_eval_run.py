@@ -100,9 +100,21 @@ async def test_a_run_holds_just_its_documents_and_leaves_other_tenants_alone(
     await ingester.ingest_files([Path("lakes.md")])
     await run(dataset(), documents, database, gateway, settings)
     await run(dataset(), [Path("rivers.md")], database, gateway, settings)
-    async with database.transaction() as connection:
-        assert list(await store.read_texts(connection, TENANT)) == ["rivers.md"]
-        assert list(await store.read_texts(connection, database.tenant)) == ["lakes.md"]
+    for tenant, source in ((database.for_tenant(TENANT), "rivers.md"), (database, "lakes.md")):
+        async with tenant.transaction() as connection:
+            assert list(await store.read_texts(connection, tenant.tenant)) == [source]
+
+
+async def test_a_run_with_another_model_begins_anew(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """What an earlier model's vectors stood for is forgotten: this tenant serves nobody."""
+    theirs = database.for_tenant(TENANT)
+    async with theirs.transaction() as connection:
+        await store.check_stamp(connection, TENANT, "another/model", 3)
+    await run(dataset(), documents, database, gateway, settings)
+    async with theirs.transaction() as connection:
+        assert [stamp.model for stamp in await store.stamps(connection, TENANT)] == [settings.embedding.model]
 
 
 async def test_a_document_that_cannot_be_read_stops_the_run(

@@ -430,7 +430,8 @@ async def test_quotes_of_a_real_endpoint_are_checked_on_the_way(
     gateway = Gateway(settings)
     source = tmp_path / "tea.md"
     source.write_text("# Tea\n\nGreen tea is brewed at eighty degrees for two minutes.\n")
-    await Ingester(database, gateway, settings).ingest_files([source])
+    async with Ingester(database, gateway, settings) as ingester:
+        await ingester.ingest_files([source])
     provider.then(
         Reply('At 80. [1: "brewed at eighty degrees"] Boiling is best. [1: "tea loves boiling water"]'),
         Reply('Boiling is best. [1: "tea loves boiling water"]'),

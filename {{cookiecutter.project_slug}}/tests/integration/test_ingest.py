@@ -104,7 +104,7 @@ async def test_an_unchanged_file_starts_no_reader(
     """Where nothing is new no process is started, and no file that is named twice is read twice."""
     [file] = write(folder, a=GUIDE)
     first = await ingester.ingest_files([file, folder / ".." / folder.name / "a.md"])
-    assert first.added == ["a.md"]
+    assert (first.added, first.changed, first.unchanged) == (["a.md"], [], [])
     before = psutil.Process().children()
     async with Ingester(database, gateway, settings) as fresh:
         assert (await fresh.ingest_files([file])).unchanged == ["a.md"]

@@ -24,6 +24,7 @@ from app.settings import Settings
 from tests.conftest import PROJECT
 from tests.documents import docx, eml, ods, paragraph, pdf, pptx, xls, xlsx
 
+PYTHON = parsing.COMMAND[:-2]
 ENDLESS = ("a" + "\u0301\u0316" * 1_000_000).encode()  # putting accents in order takes time that grows with the square
 DOCUMENTS = {
     "a.md": b"---\nauthor: me\n---\n# Guide\n\n" + b"Text. " * 300 + b"\n\n## Part\n\n" + b"More. " * 300,
@@ -207,7 +208,7 @@ async def test_a_child_that_a_file_has_taken_over_is_not_believed(
     does: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silence, too much, half of it, or anything that is no document of its length."""
-    monkeypatch.setattr(parsing, "COMMAND", (sys.executable, "-c", TAKEN_OVER.format(does=does)))
+    monkeypatch.setattr(parsing, "COMMAND", (*PYTHON, "-c", TAKEN_OVER.format(does=does)))
     parser = Parser(limits())
     try:
         with pytest.raises(UnsupportedDocument, match=f"evil.txt: .*{reason}"):
@@ -219,7 +220,7 @@ async def test_a_child_that_a_file_has_taken_over_is_not_believed(
 async def test_a_child_that_does_not_listen_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It ended before it took the whole document."""
     deaf = "import sys\nfrom app.rag.child import READY, write_frame\nwrite_frame(sys.stdout.buffer, READY)"
-    monkeypatch.setattr(parsing, "COMMAND", (sys.executable, "-c", deaf))
+    monkeypatch.setattr(parsing, "COMMAND", (*PYTHON, "-c", deaf))
     parser = Parser(limits())
     with pytest.raises(UnsupportedDocument, match="broke its reader"):
         await parser.parse(bytes(10**6), source="a.txt")
@@ -229,7 +230,7 @@ async def test_a_child_that_does_not_listen_is_given_up(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("does", ["", "import time; time.sleep(60)"])
 async def test_children_that_do_not_start_are_an_error_of_ours(does: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not of the document."""
-    monkeypatch.setattr(parsing, "COMMAND", (sys.executable, "-c", does))
+    monkeypatch.setattr(parsing, "COMMAND", (*PYTHON, "-c", does))
     monkeypatch.setattr(parsing, "START_SECONDS", 0.5)
     parser = Parser(limits())
     with pytest.raises(AppError, match="does not start") as caught:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
-from app.db import store, vectors
+from app.db import store
 from app.db.engine import Database
+from app.db.vectors import begin_stamp
 from app.db.verify import Check, verify
 from app.errors import IndexMismatch, InvalidInput, NoDocuments, ProviderMisconfigured
 from app.gateway.gateway import Gateway
@@ -16,11 +17,13 @@ from app.rag.ingest import Ingester
 from app.rag.reembed import Reembedder
 from app.rag.retrieval import Retriever
 from app.settings import Settings
+from app.types import Chunk, Document
 from tests.provider import Provider, Rejected, Reply
 
 NEW = "openai/new"
 NEW_DIMENSIONS = 4
 DOCUMENTS = 20
+PATIENCE_SECONDS = 30
 WRONG_KEY = Rejected(401, "Incorrect API key provided.")
 
 
@@ -51,9 +54,10 @@ async def index(database: Database, ingester: Ingester, monkeypatch: pytest.Monk
 async def stamps(database: Database) -> dict[str, tuple[bool, int]]:
     """By model whether it is ready, and how many vectors it has."""
     async with database.transaction() as connection:
-        query = text("""SELECT embedding_model, ready, (SELECT count(*) FROM embeddings WHERE stamp_id = s.id) AS count
+        query = text("""SELECT embedding_model, ready, (
+                SELECT count(*) FROM embeddings WHERE stamp_id = s.id) AS vectors
             FROM index_stamps s""")
-        return {row.embedding_model: (row.ready, row.count) for row in await connection.execute(query)}
+        return {row.embedding_model: (row.ready, row.vectors) for row in await connection.execute(query)}
 
 
 async def faults(database: Database) -> list[Check]:
@@ -104,6 +108,14 @@ async def test_what_was_embedded_before_a_failure_is_not_paid_twice(
     assert await faults(index) == []
 
 
+async def test_two_at_once_do_not_collide(index: Database, new: Settings) -> None:
+    """Each chunk gets one vector, whoever is first."""
+    runs = (Reembedder(index, Gateway(new), new).run() for _ in range(2))
+    await asyncio.gather(*runs)
+    assert (await stamps(index))[NEW] == (True, DOCUMENTS)
+    assert await faults(index) == []
+
+
 async def test_documents_that_come_meanwhile_get_both_vectors(
     index: Database, ingester: Ingester, new: Settings
 ) -> None:
@@ -125,21 +137,23 @@ async def test_documents_that_come_meanwhile_get_both_vectors(
     assert await faults(index) == []
 
 
-async def test_the_switch_waits_for_writers_and_catches_what_they_wrote(index: Database, new: Settings) -> None:
+async def test_the_switch_waits_for_writers_and_catches_what_they_wrote(
+    index: Database, gateway: Gateway, settings: Settings, new: Settings
+) -> None:
     """A transaction that is open when everything seems to be embedded is not missed."""
-    async with index.transaction() as writing:
-        await store.check_stamp(writing, index.tenant, "offline/static", 256)
+    old_server = Retriever(index, gateway, settings)
+    async with asyncio.timeout(PATIENCE_SECONDS), index.transaction() as writing:
+        stamp = await store.check_stamp(writing, index.tenant, "offline/static", 256)
+        document, chunk = Document("new.md", "", "New.", "text/plain", "h"), Chunk(0, 0, 4, "", "New.")
+        vectors = [[1.0] * 256]
+        await store.replace_document(writing, stamp, index.tenant, document, [chunk], vectors=vectors, recipe="")
         run = asyncio.create_task(Reembedder(index, Gateway(new), new).run())
         blocked = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
         async with index.engine.connect() as watching:
             while not await watching.scalar(blocked):
                 await watching.rollback()
         assert not (await stamps(index))[NEW][0]
-        rows = "SELECT document_id, tenant, 9, 0, 1, '', 'T', '', 'h' FROM chunks LIMIT 1"
-        await writing.execute(
-            text(f"""INSERT INTO chunks
-                (document_id, tenant, ordinal, start_char, end_char, heading, text, context, content_hash) {rows}""")
-        )
+        assert await old_server.retrieve("heron"), "who only reads waits for nobody"
     assert (await run).embedded == DOCUMENTS + 1
     assert (await stamps(index))[NEW] == (True, DOCUMENTS + 1)
 
@@ -159,7 +173,7 @@ async def test_documents_of_another_writer_are_missed_until_the_next_run(
 async def test_a_model_with_other_dimensions_than_it_had_is_refused(index: Database, new: Settings) -> None:
     """The same name stands for one length of vectors; the error says how to begin anew."""
     async with index.transaction() as connection:
-        await vectors.begin_stamp(connection, index.tenant, NEW, NEW_DIMENSIONS + 1)
+        await begin_stamp(connection, index.tenant, NEW, NEW_DIMENSIONS + 1)
     reembedder = Reembedder(index, Gateway(new), new)
     with pytest.raises(InvalidInput, match=f"gives 4 dimensions.*have 5.*--drop {NEW}"):
         await reembedder.run()

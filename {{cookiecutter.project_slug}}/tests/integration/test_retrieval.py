@@ -68,6 +68,21 @@ async def test_both_sides_score_every_candidate(database: Database, gateway: Gat
     assert found.passages == tuple(c.passage for c in found.candidates)
 
 
+async def test_what_one_side_proposed_the_other_scores_too(
+    database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """A chunk that only one side proposed has the same two scores as when both had."""
+    await store_chunks(database, gateway, "drinks.md", PARTS)
+    [meant] = await gateway.embed([PARTS[2]])
+    whole = await retriever(database, settings).search("green tea", vector=meant)
+    found = await retriever(database, settings, candidates=1).search("green tea", vector=meant)
+    known = {c.passage.chunk_id: c.passage for c in whole.candidates}
+    assert {c.passage.text for c in found.candidates} == {PARTS[1], PARTS[2]}
+    for passage in (c.passage for c in found.candidates):
+        same = known[passage.chunk_id]
+        assert (passage.keyword, passage.dense) == pytest.approx((same.keyword, same.dense))
+
+
 async def test_a_question_of_stop_words_is_searched_by_meaning(
     database: Database, gateway: Gateway, settings: Settings
 ) -> None:

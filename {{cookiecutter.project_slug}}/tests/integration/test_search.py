@@ -143,7 +143,7 @@ async def test_words_that_are_too_common_rate_what_others_propose(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A common word brings in no chunk of its own, and still counts in full for those that come in."""
-    texts = ["river stone", "river", "river goat", "river river goat", "river bread"]
+    texts = ["river stone", "river", "goat stone", "river river goat", "river bread", "river"]
     await fill(database, texts)
     async with database.transaction() as connection:
         search = Search(connection, database.tenant)

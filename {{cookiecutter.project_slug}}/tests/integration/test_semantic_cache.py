@@ -17,8 +17,7 @@ from app.errors import InvalidInput, ProviderRejected
 from app.evals.dataset import load_dataset
 from app.gateway.gateway import Gateway
 from app.gateway.semantic_cache import Measurement, SemanticCache, load_pairs, measure, off
-from app.rag.ingest import Ingester, IngestReport
-from app.rag.loading import load_bytes
+from app.rag.ingest import Ingester
 from app.settings import Settings
 from tests.conftest import PROJECT
 from tests.provider import Provider, Rejected
@@ -409,7 +408,7 @@ async def test_the_state_of_the_index_changes_with_every_document_and_never_come
             states.append(await index_state(connection, "default"))
 
     async def ingest(words: str) -> None:
-        await ingester.ingest(load_bytes(words.encode(), source="tea.md", max_bytes=1000), IngestReport())
+        await ingester.ingest(words.encode(), source="tea.md")
         await note()
 
     await note()

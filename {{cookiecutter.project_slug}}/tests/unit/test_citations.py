@@ -385,3 +385,19 @@ def test_time_grows_with_the_length_alone(said: str, step: int) -> None:
     began = time.process_time()
     read([said[at : at + step] for at in range(0, len(said), step)], RIVERS)
     assert time.process_time() - began < 20
+
+
+def test_a_quote_that_seems_to_end_often_is_not_waited_for() -> None:
+    """After eight possible ends the first one counts, and what follows is shown."""
+    reader = CitationReader(RIVERS)
+    assert list(reader.feed('So [1: "[[[[[[[[[[[[ it' + '"] it' * 7))[1:] == []
+    assert [refused.quote for refused in reader.rejected] == []
+    assert any(isinstance(event, RejectedCitation) for event in reader.feed('"] it'))
+    assert reader.rejected[0].quote == "[[[[[[[[[[[[ it"
+
+
+def test_what_is_longer_than_a_quote_may_be_is_none() -> None:
+    """A bare marker after pages of text points nowhere, also where the text was copied."""
+    text = "All rivers run to the sea. " * 80
+    reader, _ = read([f"{text}[1]"], [passage(text)])
+    assert (len(text) > 2_000, reader.citations, len(reader.rejected[0].quote)) == (True, [], 2_000)

@@ -73,7 +73,7 @@ def test_many_comments_do_not_slow_detection_down() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (gzip.compress(b"text"), "is packed by gzip; unpack it first"),
+        (gzip.compress(b"text", mtime=0), "is packed by gzip; unpack it first"),
         (b"7z\xbc\xaf'\x1c", "is an archive; unpack it"),
         (b"a" * 257 + b"ustar\0", "is an archive; unpack it"),
         (zipped({"a.md": "text"}), "is a zip archive; unpack it and give its files"),

@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from app.gateway import minilm
+from app.gateway import litellm_adapter, minilm
 from app.gateway.gateway import Gateway
 from app.gateway.minilm import embed, is_installed
 from app.settings import Settings
+from app.types import Usage
 
 TEXTS = [
     "The Nile is the longest river of Africa.",
@@ -79,12 +80,15 @@ def test_a_file_of_no_package_is_not_found() -> None:
         minilm._path("no_such_package", "model.onnx")
 
 
-@pytest.mark.parametrize(("model", "dimensions"), [("static", 256), ("minilm", 384)])
-async def test_offline_embeddings_go_through_the_gateway(model: str, dimensions: int) -> None:
-    """As any provider's do, in calls of many texts; they cost nothing."""
+@pytest.mark.parametrize(("model", "dimensions", "calls"), [("static", 256, 1), ("minilm", 384, 2)])
+async def test_offline_embeddings_go_through_the_gateway(model: str, dimensions: int, calls: int) -> None:
+    """As any provider's do, and at no cost; the slow one gets few texts at a time, so that it answers in time."""
     gateway = Gateway(Settings(embedding={"model": f"offline/{model}"}))
+    [deployment] = gateway.deployments("embedding")
     texts = [f"{TEXTS[n % 3]} {n}" for n in range(20)]
+    assert -(-len(texts) // deployment.batch) == calls
     vectors = await gateway.embed(texts)
     assert {len(vector) for vector in vectors} == {dimensions}
     [last] = await gateway.embed(texts[-1:])
     assert vectors[-1] == pytest.approx(last, abs=1e-5)
+    assert (await litellm_adapter.facts(deployment)).cost(Usage(1_000)) == 0

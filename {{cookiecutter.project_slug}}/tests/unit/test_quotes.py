@@ -12,7 +12,7 @@ from app.rag.quotes import Normal, locate
 LETTERS = (
     "aeioxyzE\u00e9\u0301\u0308\u05d0\u05d1\u05b7\u0628\u0631\u064e\uac00\uac01\u1100\u1161\u11a8\u0915\u093f\u094d"
 )
-SIGNS = " \n\t\u00a0*`_\\-\u2014\"'\u201c\u2019.(1\ufb01\u2026\u00bd\u00ad\u200b\u200f"
+SIGNS = " \n\t\u00a0*`_\\-\u2014\"'\u201c\u2019.(1\ufb01\u2026\u00bd\u00a8\u00ad\u200b\u200f"
 TEXTS = st.text(alphabet=LETTERS + SIGNS, max_size=40)
 CUTS = st.integers(min_value=0, max_value=40)
 
@@ -99,6 +99,7 @@ def test_with_one_letter_changed_it_is_not(around: tuple[str, str, str, str], le
         ("emphasis", "an __emphasis__ here", (5, 13)),
         ("\u05e9\u05dc\u05d5\u05dd", "\u200f\u05e9\u05dc\u05d5\u05dd\u200f", (1, 6)),
         ("it's", "it\u00b4s", (0, 4)),
+        ("\u00a8 dots", "the \u00a8 dots", (4, 10)),
         ("5-6", "5\u20136", (0, 3)),
         ("\uac01\uac00", "\u1100\u1161\u11a8\u1100\u1161", (0, 5)),
         ("le", "le fi \ufb01le", (0, 2)),

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.db.search import Span
 from app.rag.duplicates import are_alike, runs
 from app.rag.fusion import best_first, complete, normalise, reciprocal_ranks, weighted
+from app.rag.neighbours import _merge
 from app.rag.retrieval import Candidate, Score, without_duplicates
 from app.types import Passage
 
@@ -129,3 +131,23 @@ def test_the_better_of_two_duplicates_stays() -> None:
     distinct, rest = without_duplicates(pool, 3)
     assert distinct == [pool[0], pool[1], pool[3]]
     assert rest == [replace(pool[2], fate="duplicate", of=1), pool[4]]
+
+
+def span(first: int, last: int, document: int = 1) -> Span:
+    """Chunks of ten characters each."""
+    return Span(document, first, last, 10 * first, 10 * last + 9)
+
+
+def test_spans_that_touch_are_merged_into_the_best() -> None:
+    """Neither a gap of one chunk nor another document is touched."""
+    spans = {1: span(4, 6), 2: span(7, 9), 3: span(1, 2), 4: span(7, 9, document=2), 5: span(5, 5)}
+    merged, into = _merge(spans)
+    assert merged == {1: span(4, 9), 3: span(1, 2), 4: span(7, 9, document=2)}
+    assert into == {2: 1, 5: 1}
+
+
+def test_a_span_between_two_joins_them() -> None:
+    """What had gone into the second is in the first now."""
+    merged, into = _merge({1: span(0, 1), 2: span(4, 5), 3: span(6, 6), 4: span(2, 3)})
+    assert merged == {1: span(0, 6)}
+    assert into == {2: 1, 3: 1, 4: 1}
