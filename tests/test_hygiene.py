@@ -126,11 +126,11 @@ def code_lines(source: str) -> int:
 
 
 def test_generated_project_stays_small(default_project: BakedProject) -> None:
-    """The default project has at most 160 files beside the corpus, and `app/` at most 5,000 lines of code."""
+    """The default project has at most 250 files beside the corpus, and `app/` at most 8,500 lines of code."""
     files = [file.relative_to(default_project.path) for file in default_project.files()]
-    assert len([file for file in files if file.parts[0] != "corpus"]) <= 160
+    assert len([file for file in files if file.parts[0] != "corpus"]) <= 250
     sources = [default_project.read(str(file)) for file in files if file.parts[0] == "app" and file.suffix == ".py"]
-    assert sum(map(code_lines, sources)) <= 5_000
+    assert sum(map(code_lines, sources)) <= 8_500
 
 
 def test_modules_stay_small() -> None:

@@ -20,7 +20,7 @@ async def read_contexts(connection: AsyncConnection, tenant: str, keys: Sequence
     return dict(found.all())
 
 
-async def write_context(connection: AsyncConnection, tenant: str, key: str, context: str) -> None:
-    """Store it, unless another process was first."""
-    row = {"tenant": tenant, "key": key, "context": context}
+async def write_context(connection: AsyncConnection, tenant: str, source: str, key: str, context: str) -> None:
+    """Store it for a document, with which it will go, unless another process was first."""
+    row = {"tenant": tenant, "source": source, "key": key, "context": context}
     await connection.execute(insert(chunk_contexts).values(row).on_conflict_do_nothing())

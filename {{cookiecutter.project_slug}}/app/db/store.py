@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ARRAY, ColumnElement, Text, any_, delete, insert, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.tables import chunks, documents, index_stamps
+from app.db.tables import chunk_contexts, chunks, documents, index_stamps
 from app.errors import IndexMismatch
 from app.types import Chunk, Document
 
@@ -231,6 +231,7 @@ async def clear(connection: AsyncConnection, tenant: str) -> None:
     """Remove every document of the tenant and its index stamps."""
     await connection.execute(delete(documents).where(documents.c.tenant == tenant))
     await connection.execute(delete(index_stamps).where(index_stamps.c.tenant == tenant))
+    await connection.execute(delete(chunk_contexts).where(chunk_contexts.c.tenant == tenant))
 
 
 async def list_documents(connection: AsyncConnection, tenant: str) -> list[StoredDocument]:
@@ -257,6 +258,9 @@ async def delete_sources(connection: AsyncConnection, tenant: str, gone: Sequenc
     """Remove these documents with all that was made from them; how many there were."""
     row = documents.c
     deleted = delete(documents).where(row.tenant == tenant, _is_one_of(row.source, gone))
+    written = chunk_contexts.c
+    of_them = delete(chunk_contexts).where(written.tenant == tenant, _is_one_of(written.source, gone))
+    await connection.execute(of_them)
     return (await connection.execute(deleted)).rowcount
 
 
@@ -266,5 +270,6 @@ def _is_one_of(column: ColumnElement[str], names: Sequence[str]) -> ColumnElemen
 
 async def delete_document(connection: AsyncConnection, tenant: str, document_id: int) -> bool:
     """Remove a document with its chunks and postings; False where there was none."""
-    gone = delete(documents).where(documents.c.tenant == tenant, documents.c.id == document_id)
-    return (await connection.execute(gone)).rowcount > 0
+    row = documents.c
+    source = await connection.scalar(select(row.source).where(row.tenant == tenant, row.id == document_id))
+    return source is not None and await delete_sources(connection, tenant, [source]) > 0

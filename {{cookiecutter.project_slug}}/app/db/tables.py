@@ -107,9 +107,10 @@ chunk_contexts = Table(
     "chunk_contexts",
     metadata,
     Column("tenant", Text, primary_key=True),
-    Column("key", Text, primary_key=True, comment="hash of the document, the chunk, the prompt and the model"),
-    *_required(Text, "context"),
+    Column("key", Text, primary_key=True, comment="hash of all that the model was asked"),
+    *_required(Text, "source", "context"),
     _created(),
+    Index("chunk_contexts_source", "tenant", "source"),
 )
 
 answers = Table(

@@ -62,7 +62,7 @@ async def _write(document: Document, missing: dict[str, Chunk], database: Databa
             try:
                 written[key] = await _ask(_messages(document, chunk), database.tenant, gateway)
                 async with database.transaction() as connection:
-                    await write_context(connection, database.tenant, key, written[key])
+                    await write_context(connection, database.tenant, document.source, key, written[key])
             except AppError:
                 left.clear()
                 raise

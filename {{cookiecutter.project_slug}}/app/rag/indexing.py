@@ -85,9 +85,7 @@ class Indexer:
         self._options = options
         self._parser = parser
         self._recipe = recipe(settings)
-        # A model that runs in this process takes few texts at a time, and calls of it compete for the same cores.
-        share = gateway.deployments("embedding")[0].batch / EMBEDDING_BATCH
-        self._calls = asyncio.Semaphore(max(1, round(CALLS_AT_A_TIME * share)))
+        self._calls = asyncio.Semaphore(calls_at_a_time(gateway))
 
     async def check_model(self) -> None:
         """Raise IndexMismatch before anything is paid for, if the index holds another model's vectors."""
@@ -170,6 +168,14 @@ class Indexer:
                         connection, stamp, tenant, document, chunks, vectors=own, recipe=self._recipe
                     )
                 report.note(document.source, is_new=not existed, chunks=len(chunks))
+
+
+def calls_at_a_time(gateway: Gateway) -> int:
+    """How many calls of the embedding model may be under way.
+
+    One that runs in this process takes few texts at once, and its calls compete for the same cores.
+    """
+    return max(1, CALLS_AT_A_TIME * gateway.deployments("embedding")[0].batch // EMBEDDING_BATCH)
 
 
 def recipe(settings: Settings) -> str:

@@ -12,10 +12,9 @@ from app.db.engine import Database
 from app.db.store import Stamp
 from app.errors import InvalidInput, NoDocuments
 from app.gateway.gateway import EMBEDDING_BATCH, Gateway
+from app.rag.indexing import calls_at_a_time
 from app.rag.stages import one_error
 from app.settings import Settings
-
-CALLS_AT_A_TIME = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Reembedder:
         self._database = database
         self._gateway = gateway
         self._model = settings.embedding.model
+        self._calls_at_a_time = calls_at_a_time(gateway)
 
     async def count(self) -> int:
         """How many chunks have no vector of the model yet."""
@@ -88,7 +88,7 @@ class Reembedder:
         return stamp
 
     async def _missing(self, stamp: Stamp, after: int) -> dict[int, str]:
-        limit = CALLS_AT_A_TIME * EMBEDDING_BATCH
+        limit = self._calls_at_a_time * EMBEDDING_BATCH
         async with self._database.transaction() as connection:
             return await vectors.read_missing(connection, self._database.tenant, stamp.id, after=after, limit=limit)
 

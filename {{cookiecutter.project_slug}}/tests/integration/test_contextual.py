@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 
 from app.db.contexts import read_contexts, write_context
 from app.db.engine import Database
+from app.db.store import clear, delete_sources
 from app.db.tables import chunk_contexts, inferences
 from app.errors import BudgetExceeded, ConfigurationError, ProviderGarbled, ProviderRejected
 from app.gateway.gateway import Gateway, open_gateway
@@ -241,9 +242,20 @@ async def test_the_ledger_says_for_whom_it_was(provider: Provider, database: Dat
 async def test_the_first_of_two_processes_is_believed(database: Database) -> None:
     """Both asked the same, so neither fails."""
     async with database.transaction() as connection:
-        await write_context(connection, database.tenant, "key", "first")
-        await write_context(connection, database.tenant, "key", "second")
+        await write_context(connection, database.tenant, "a.md", "key", "first")
+        await write_context(connection, database.tenant, "a.md", "key", "second")
         assert await read_contexts(connection, database.tenant, ["key", "other"]) == {"key": "first"}
+
+
+async def test_what_was_written_for_a_document_goes_with_it(database: Database) -> None:
+    """A context says what stands in the document, so nothing of it may stay; other documents keep theirs."""
+    async with database.transaction() as connection:
+        await write_context(connection, database.tenant, "a.md", "of a", "first")
+        await write_context(connection, database.tenant, "b.md", "of b", "second")
+        await delete_sources(connection, database.tenant, ["a.md"])
+        assert await read_contexts(connection, database.tenant, ["of a", "of b"]) == {"of b": "second"}
+        await clear(connection, database.tenant)
+        assert await read_contexts(connection, database.tenant, ["of b"]) == {}
 
 
 async def test_off_means_off(provider: Provider, database: Database) -> None:

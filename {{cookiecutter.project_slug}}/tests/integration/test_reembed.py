@@ -12,6 +12,7 @@ from app.db.vectors import begin_stamp
 from app.db.verify import Check, verify
 from app.errors import IndexMismatch, InvalidInput, NoDocuments, ProviderMisconfigured
 from app.gateway.gateway import Gateway
+from app.rag import indexing
 from app.rag import reembed as reembedding
 from app.rag.ingest import Ingester
 from app.rag.reembed import Reembedder
@@ -45,7 +46,7 @@ def new(settings: Settings, provider: Provider) -> Settings:
 async def index(database: Database, ingester: Ingester, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Twenty documents of one chunk with the old model's vectors; calls embed four texts, one at a time."""
     monkeypatch.setattr(reembedding, "EMBEDDING_BATCH", 4)
-    monkeypatch.setattr(reembedding, "CALLS_AT_A_TIME", 1)
+    monkeypatch.setattr(indexing, "CALLS_AT_A_TIME", 1)
     for n in range(DOCUMENTS):
         await ingester.ingest(f"# Bird {n}\n\nThe heron number {n}.".encode(), source=f"{n}.md")
     return database

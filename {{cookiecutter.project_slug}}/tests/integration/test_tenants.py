@@ -28,7 +28,7 @@ ROWS = {
     "index_stamps": "(tenant, embedding_model, dimensions, ready) VALUES (:tenant, 'new', 1, true)",
     "embeddings": """(stamp_id, chunk_id, tenant, dimensions, embedding)
         SELECT s.id, c.id, :tenant, 1, '[1]' FROM index_stamps s, chunks c""",
-    "chunk_contexts": "(tenant, key, context) VALUES (:tenant, 'new', '')",
+    "chunk_contexts": "(tenant, key, source, context) VALUES (:tenant, 'new', '', '')",
     "answers": """(id, tenant, question, text, abstained, model, prompt_hash, input_tokens, output_tokens,
         usage_estimated, latency_ms, citations, rejected, passages)
         VALUES (gen_random_uuid(), :tenant, '', '', false, '', '', 0, 0, false, 0, '[]', '[]', '[]')""",

@@ -58,11 +58,12 @@ def _reshape() -> None:
     op.execute("COMMENT ON COLUMN answers.reason IS 'why it abstained'")
     op.execute("""
         CREATE TABLE chunk_contexts (
-            tenant text NOT NULL, key text NOT NULL, context text NOT NULL,
+            tenant text NOT NULL, key text NOT NULL, source text NOT NULL, context text NOT NULL,
             created_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (tenant, key)
         )""")
-    op.execute("COMMENT ON COLUMN chunk_contexts.key IS 'hash of the document, the chunk, the prompt and the model'")
+    op.execute("CREATE INDEX chunk_contexts_source ON chunk_contexts (tenant, source)")
+    op.execute("COMMENT ON COLUMN chunk_contexts.key IS 'hash of all that the model was asked'")
 
 
 def _move_vectors() -> None:
