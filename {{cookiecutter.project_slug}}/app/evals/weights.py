@@ -4,7 +4,7 @@ Every question is searched once; its candidates are then fused anew for each wei
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -106,8 +106,9 @@ def _scores(searched: Sequence[_Searched], settings: Settings) -> dict[str, list
 
 
 def _answer(passages: Sequence[Passage]) -> Answer:
-    """What the metrics look at: an answer of which nothing is known but its passages."""
-    return Answer("", "", "", True, "", "", "", Usage(), None, 0, passages=tuple(passages))  # noqa: FBT003  # a blank
+    """What the metrics look at: an answer of which nothing is known but the passages that the model read."""
+    read = tuple(replace(passage, use="read") for passage in passages)
+    return Answer("", "", "", True, "", "", "", Usage(), None, 0, passages=read)  # noqa: FBT003  # a blank
 
 
 def _choice(name: str, scores: Mapping[str, list[float]], now: Mapping[str, list[float]]) -> Choice:

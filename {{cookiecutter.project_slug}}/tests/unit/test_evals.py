@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ DEMANDED = Thresholds(min_cases=2, max_error_rate=0.5, metrics={"answered": 0.5}
 
 def passage(source: str, text: str = "") -> Passage:
     """A passage that retrieval found."""
-    return Passage(chunk_id=1, source=source, title="", heading="", start=0, end=len(text), text=text, score=1.0)
+    return Passage(1, source, "", "", 0, len(text), text, score=1.0, use="read")
 
 
 def citation(source: str, quote: str, start: int) -> Citation:
@@ -93,8 +94,10 @@ def test_ndcg_discounts_by_rank() -> None:
     assert measured("ndcg@10", ANSWERABLE, behind) == 0.0
 
 
-def test_evidence_recall_looks_into_every_passage() -> None:
-    """The words count wherever the model could read them, whatever their typography."""
+def test_evidence_recall_looks_into_every_passage_that_was_read() -> None:
+    """The words count wherever the model could read them, whatever their typography, and not where they were left out."""
+    left_out = replace(passage("a.md", "Rivers run to the sea."), use="found")
+    assert measured("evidence_recall", ANSWERABLE, answer(left_out)) == 0.0
     assert measured("evidence_recall", ANSWERABLE, answer(passage("a.md", "Rivers run *to the* sea."))) == 0.5
     both = answer(passage("x.md", "never full"), passage("x.md", "to\nthe sea"))
     assert measured("evidence_recall", ANSWERABLE, both) == 1.0
