@@ -95,7 +95,7 @@ def test_ndcg_discounts_by_rank() -> None:
 
 
 def test_evidence_recall_looks_into_every_passage_that_was_read() -> None:
-    """The words count wherever the model could read them, whatever their typography, and not where they were left out."""
+    """The words count wherever the model could read them, whatever their typography, and nowhere else."""
     left_out = replace(passage("a.md", "Rivers run to the sea."), use="found")
     assert measured("evidence_recall", ANSWERABLE, answer(left_out)) == 0.0
     assert measured("evidence_recall", ANSWERABLE, answer(passage("a.md", "Rivers run *to the* sea."))) == 0.5
