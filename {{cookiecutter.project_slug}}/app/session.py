@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from app.db.engine import Database, open_database
+from app.errors import InvalidInput
 from app.gateway.deployments import resolve
 from app.gateway.gateway import Gateway, open_gateway
 from app.settings import Settings, load_settings
@@ -63,6 +64,19 @@ def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as shown:
         yield partial(shown.advance, shown.add_task("", total=total))
+
+
+def key_value(given: str, option: str) -> tuple[str, str]:
+    """Take `KEY=VALUE` apart, as an option gives it.
+
+    Raises:
+        InvalidInput: names the option.
+
+    """
+    key, equals, value = given.partition("=")
+    if not (key and equals):
+        raise InvalidInput(f"{option} takes KEY=VALUE, and this is {given!r}")
+    return key, value
 
 
 def usd(nanousd: int | None) -> str:

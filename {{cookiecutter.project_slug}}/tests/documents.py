@@ -119,13 +119,15 @@ def pptx(
     return out.getvalue()
 
 
-def xlsx(sheets: Mapping[str, Sequence[Sequence[Any]]], **properties: str) -> bytes:
-    """A workbook of these sheets of rows."""
+def xlsx(sheets: Mapping[str, Sequence[Sequence[Any]]], *, hidden: Sequence[str] = (), **properties: str) -> bytes:
+    """A workbook of these sheets of rows; some may be hidden, the last of them from the menu too."""
     out = io.BytesIO()
     with xlsxwriter.Workbook(out, {"in_memory": True, "default_date_format": "yyyy-mm-dd"}) as book:
         book.set_properties(properties)
         for name, rows in sheets.items():
             sheet = book.add_worksheet(name)
+            if name in hidden:
+                (sheet.very_hidden if name == hidden[-1] else sheet.hide)()
             for number, row in enumerate(rows):
                 sheet.write_row(number, 0, row)
     return out.getvalue()

@@ -10,10 +10,9 @@ import typer
 from rich.markup import escape
 
 from app.commands.documents import bring_up_to_date, summary
-from app.errors import InvalidInput
 from app.rag.citations import FLAG
 from app.rag.pipeline import Pipeline
-from app.session import err, opened, out, usd
+from app.session import err, key_value, opened, out, usd
 from app.types import Answer, Citation, Filter, TextDelta
 
 cli = typer.Typer()
@@ -31,17 +30,8 @@ def ask(
     below: Annotated[str, typer.Option(metavar="PATH", help="Only documents whose source begins so.")] = "",
 ) -> None:
     """Answer a question from the documents, with citations."""
-    filters = Filter(dict(map(pair, where or [])), below)
+    filters = Filter(dict(key_value(given, "--where") for given in where or []), below)
     asyncio.run(_ask(sys.stdin.read() if question == "-" else question, ingest or [], filters))
-
-
-def pair(condition: str) -> tuple[str, str]:
-    """A key and its value, as --where takes them."""
-    """Take `KEY=VALUE` apart."""
-    key, equals, value = condition.partition("=")
-    if not (key and equals):
-        raise InvalidInput(f"--where takes KEY=VALUE, and this is {condition!r}")
-    return key, value
 
 
 async def _ask(question: str, paths: list[Path], filters: Filter) -> None:
@@ -65,15 +55,15 @@ async def _say(pipeline: Pipeline, question: str, filters: Filter) -> None:
                 if in_a_line:
                     out.print()
                 in_a_line = False
-                _show_sources(event)
+                _show_sources(event, filters)
     finally:
         if in_a_line:
             out.print()
 
 
-def _show_sources(answer: Answer) -> None:
+def _show_sources(answer: Answer, filters: Filter) -> None:
     if answer.abstained:
-        _show_reason(answer)
+        _show_reason(answer, filters)
     for citation in answer.citations:
         out.print(_source_line(citation), soft_wrap=True, highlight=False)
     if answer.rejected:
@@ -95,11 +85,13 @@ def _show_rejected(answer: Answer) -> None:
         out.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _show_reason(answer: Answer) -> None:
+def _show_reason(answer: Answer, filters: Filter) -> None:
     out.print(answer.text)
     for source in dict.fromkeys(p.source for p in answer.passages[:3]):
         out.print(f"[dim]  nearest: {escape(source)}[/dim]", highlight=False, soft_wrap=True)
-    hint = f"app explain {shlex.quote(answer.question)}"
+    limits = [part for key, value in filters.metadata.items() for part in ("--where", f"{key}={value}")]
+    limits += ["--below", filters.source_prefix] if filters.source_prefix else []
+    hint = shlex.join(["app", "explain", answer.question, *limits])
     out.print(f"  {escape(answer.reason)}\n  [dim]{escape(hint)} shows more[/dim]", highlight=False, soft_wrap=True)
 
 

@@ -16,10 +16,10 @@ from app.db.verify import Check
 from app.db.verify import verify as verify_index
 from app.errors import InvalidInput
 from app.gateway.gateway import Gateway
-from app.rag.ingest import ITS_OWN_FAULT, Ingester, IngestReport, Options, source_of
+from app.rag.ingest import ITS_OWN_FAULT, Ingester, IngestReport, Options, is_below, source_of
 from app.rag.reembed import Reembedder
 from app.rag.sources import find_files, read_stdin
-from app.session import opened, out, progress
+from app.session import key_value, opened, out, progress
 from app.settings import Settings
 
 cli = typer.Typer()
@@ -30,6 +30,7 @@ WEB = ("https://", "http://")
 REPAIRS = {
     "ingest": "read the documents again: `app ingest --rebuild PATH`",
     "reembed": "embed what is missing: `app reembed`; remove a model that is not used: `app reembed --drop MODEL`",
+    "drop": "make the model's vectors anew: `app reembed --drop MODEL`, then `app reembed`",
 }
 
 
@@ -47,7 +48,7 @@ def ingest(
 ) -> None:
     """Read documents into the index. What has not changed is left alone; exits with 1 if something was skipped."""
     began = time.monotonic()
-    options = Options(dict(map(_pair, metadata or [])), again=rebuild, dry=dry_run)
+    options = Options(dict(key_value(given, "--metadata") for given in metadata or []), again=rebuild, dry=dry_run)
     folders = [folder for folder in map(Path, paths) if folder.is_dir()]
     if sync and not folders:
         raise InvalidInput("--sync removes what is no longer in a folder: name one")
@@ -81,6 +82,7 @@ def verify() -> None:
         out.print(REPAIRS[repair], soft_wrap=True)
     if wrong:
         raise typer.Exit(1)
+    out.print("the index holds together")
 
 
 @cli.command(rich_help_panel="Documents")
@@ -140,7 +142,7 @@ def _present(files: Iterable[Path], synced: Sequence[Path]) -> set[str]:
     """The names of the files; an empty folder is rather a disk that is not mounted than one without documents."""
     present = {source_of(file) for file in files}
     for folder in synced:
-        if not any(name.startswith(source_of(folder)) for name in present):
+        if not any(is_below(name, source_of(folder)) for name in present):
             raise InvalidInput(f"there are no files in {folder}: --sync would remove everything that came from it")
     return present
 
@@ -207,10 +209,3 @@ def _plan(report: IngestReport) -> str:
 def _show_skipped(report: IngestReport) -> None:
     for source, reason in report.skipped:
         out.print(escape(f"  skipped {source}: {reason}"), soft_wrap=True)
-
-
-def _pair(given: str) -> tuple[str, str]:
-    key, equals, value = given.partition("=")
-    if not (key and equals):
-        raise InvalidInput(f"--metadata takes KEY=VALUE, and this is {given!r}")
-    return key, value

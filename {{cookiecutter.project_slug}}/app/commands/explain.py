@@ -18,15 +18,14 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from app.commands.ask import pair
 from app.db.search import Search, Word
-from app.errors import InvalidInput
 from app.gateway import offline
 from app.prompts.fence import fence, neutral, read_fences
 from app.prompts.loader import load_prompt
+from app.rag.asking import checked_filter, checked_question
 from app.rag.reading import fitting
 from app.rag.retrieval import Candidate, Retrieval, Retriever
-from app.session import opened, out
+from app.session import key_value, opened, out
 from app.settings import Settings
 from app.types import Filter, Passage
 
@@ -69,11 +68,8 @@ def explain(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a page instead.")] = None,
 ) -> None:
     """Show how a question finds its passages: every score, and what became of every candidate."""
-    filters = Filter(dict(map(pair, where or [])), below)
-    question = (sys.stdin.read() if question == "-" else question).replace("\0", "").strip()
-    if not question:
-        raise InvalidInput("the question is empty")
-    shown = Group(*_sections(asyncio.run(_explain(question, filters))))
+    filters = Filter(dict(key_value(given, "--where") for given in where or []), below)
+    shown = Group(*_sections(asyncio.run(_explain(sys.stdin.read() if question == "-" else question, filters))))
     if html is None:
         out.print(shown)
     else:
@@ -83,7 +79,8 @@ def explain(
 
 async def _explain(question: str, filters: Filter) -> Explained:
     async with opened() as (database, gateway, settings):
-        retrieval = await Retriever(database, gateway, settings).search(question, filters=filters)
+        question, limits = checked_question(question, settings), checked_filter(filters)
+        retrieval = await Retriever(database, gateway, settings).search(question, filters=limits)
         async with database.transaction() as connection:
             stop_words = await Search(connection, database.tenant).stop_words(question)
         prompt, asked = load_prompt("answer"), neutral(question)

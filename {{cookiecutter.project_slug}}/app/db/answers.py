@@ -3,8 +3,8 @@
 Knows nothing of how they are made.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlalchemy import insert, select, text
@@ -13,6 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.db.tables import answers
 from app.types import Answer, Passage
 
+LARGEST_DOCUMENT = 500_000  # bytes; whose headings are looked for: about 0.1 s for each document that is cited
+# In the lines of a chunk after the first: a `#`, or a line that underlines.
+MAY_BE_HEADING = r"\n([^\n]*#| {0,3}(=+|-+)[ \t]*(\n|$))"
 # A passage that is a chunk is read from there: a part of a long document costs as much as all of it.
 STORED = text("""
     SELECT asked.n, d.page_starts,
@@ -24,7 +27,12 @@ STORED = text("""
         ARRAY(
             SELECT jsonb_build_array(c.start_char, c.end_char, c.id, c.heading) FROM chunks c
             WHERE c.document_id = d.id AND c.start_char < asked.stop AND c.end_char > asked.start ORDER BY c.ordinal
-        ) AS chunks
+        ) AS chunks,
+        CASE WHEN octet_length(d.text) <= :largest AND d.media_type <> ALL(CAST(:plain AS text[])) AND EXISTS (
+            SELECT FROM chunks c
+            WHERE c.document_id = d.id AND c.start_char < asked.stop AND c.end_char > asked.start
+                AND c.text ~ :heading
+        ) THEN d.text ELSE '' END AS document
     FROM unnest(CAST(:sources AS text[]), CAST(:chunks AS bigint[]), CAST(:starts AS int[]), CAST(:ends AS int[]))
         WITH ORDINALITY AS asked (source, chunk, start, stop, n)
     JOIN documents d ON d.tenant = :tenant AND d.source = asked.source
@@ -33,26 +41,38 @@ STORED = text("""
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A span of a document as it is in the store now, with the chunks that it touches: (start, end, id, heading)."""
+    """A span of a document as it is in the store now, with the chunks that it touches: (start, end, id, heading).
+
+    `document` is the whole text where one of these chunks may hold a further heading, but of a very large document.
+    """
 
     text: str = ""
     page_starts: tuple[int, ...] = ()
     chunks: tuple[tuple[int, int, int, str], ...] = ()
+    document: str = field(default="", compare=False, repr=False)
 
 
-async def read_stored(connection: AsyncConnection, tenant: str, passages: Sequence[Passage]) -> list[Stored]:
-    """What stands now where each passage stood; an empty one where the document is gone."""
+async def read_stored(
+    connection: AsyncConnection, tenant: str, passages: Sequence[Passage], *, plain: Collection[str] = ()
+) -> list[Stored]:
+    """What stands now where each passage stood; an empty one where the document is gone.
+
+    `plain` are the media types that have no headings.
+    """
     asked = {
         "tenant": tenant,
         "sources": [passage.source for passage in passages],
         "chunks": [passage.chunk_id for passage in passages],
         "starts": [passage.start for passage in passages],
         "ends": [passage.end for passage in passages],
+        "plain": list(plain),
+        "heading": MAY_BE_HEADING,
+        "largest": LARGEST_DOCUMENT,
     }
     found = [Stored()] * len(passages)
     for row in await connection.execute(STORED, asked):
         chunks = tuple((start, end, chunk_id, heading) for start, end, chunk_id, heading in row.chunks)
-        found[row.n - 1] = Stored(row.text, tuple(row.page_starts), chunks)
+        found[row.n - 1] = Stored(row.text, tuple(row.page_starts), chunks, row.document)
     return found
 
 

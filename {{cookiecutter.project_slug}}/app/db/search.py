@@ -103,11 +103,10 @@ AROUND = text("""
 """)
 
 TEXTS = text("""
-    SELECT substr(d.text, span.start + 1, span.stop - span.start) AS text
+    SELECT span.n, substr(d.text, span.start + 1, span.stop - span.start) AS text
     FROM unnest(CAST(:documents AS bigint[]), CAST(:starts AS int[]), CAST(:ends AS int[]))
         WITH ORDINALITY AS span (id, start, stop, n)
     JOIN documents d ON d.id = span.id AND d.tenant = :tenant
-    ORDER BY span.n
 """)
 
 
@@ -256,13 +255,14 @@ class Search:
         return {row.id: Span(row.document_id, row.first, row.last, row.start, row.end) for row in rows}
 
     async def texts(self, spans: Sequence[Span]) -> list[str]:
-        """The stored text of each span, in order."""
+        """The stored text of each span, in order; "" where the document was removed meanwhile."""
         values = {
             "documents": [span.document_id for span in spans],
             "starts": [span.start for span in spans],
             "ends": [span.end for span in spans],
         }
-        return list((await self._connection.execute(TEXTS, self._tenant | values)).scalars())
+        stored = {row.n: row.text for row in await self._connection.execute(TEXTS, self._tenant | values)}
+        return [stored.get(n, "") for n, _ in enumerate(spans, 1)]
 
 
 @cache

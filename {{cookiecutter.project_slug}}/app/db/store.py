@@ -3,6 +3,7 @@
 The caller opens the transaction. Knows nothing of loading, chunking or models.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -17,23 +18,28 @@ from app.db.tables import chunk_contexts, chunks, documents, index_stamps
 from app.errors import IndexMismatch
 from app.types import Chunk, Document
 
-# Of two writers of one source the second waits, and wins. The lock is shared by all who write documents; `reembed`
-# takes it alone for its last step (see vectors.py).
+CHUNKS_AT_ONCE = 500
+"""Written by one statement: its parameters take some megabytes, and to hand them over stops this process briefly."""
+
+# All who write documents share this lock; who changes the stamps takes it alone.
+LOCK = text("SELECT pg_advisory_xact_lock_shared(hashtextextended(:tenant, 0))")
+LOCK_ALONE = text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant, 0))")
+
+# Of two writers of one source the second waits, and wins.
 UPSERT = """
     INSERT INTO documents (
         tenant, source, title, media_type, content_hash, text, origin, recipe, metadata, page_starts)
-    SELECT %(tenant)s, %(source)s, %(title)s, %(media_type)s, %(content_hash)s, %(text)s, %(origin)s, %(recipe)s,
-        CAST(%(metadata)s AS jsonb), CAST(%(page_starts)s AS integer[])
-    FROM pg_advisory_xact_lock_shared(hashtextextended(%(tenant)s, 0))
+    VALUES (%(tenant)s, %(source)s, %(title)s, %(media_type)s, %(content_hash)s, %(text)s, %(origin)s, %(recipe)s,
+        CAST(%(metadata)s AS jsonb), CAST(%(page_starts)s AS integer[]))
     ON CONFLICT (tenant, source) DO UPDATE SET
         title = excluded.title, media_type = excluded.media_type, content_hash = excluded.content_hash,
         text = excluded.text, origin = excluded.origin, recipe = excluded.recipe, metadata = excluded.metadata,
-        page_starts = excluded.page_starts, created_at = now()
+        page_starts = excluded.page_starts, created_at = now(), chunk_count = 0, term_count = 0
     RETURNING id, xmax <> 0 AS existed
 """
 
-# The parts come as arrays, one statement a document. COPY would not be faster for them, and Postgres refuses it where
-# a table has policies: a detour over a temporary table costs more than it saves.
+# The parts come as arrays, hundreds in a statement. COPY would not be faster for them, and Postgres refuses it where a
+# table has policies: a detour over a temporary table costs more than it saves.
 FILL = """
     WITH parts AS (
         SELECT * FROM unnest(
@@ -59,15 +65,25 @@ FILL = """
         SELECT %(tenant)s, lexeme, id, frequency, length FROM terms RETURNING frequency
     )
     UPDATE documents SET
-        chunk_count = (SELECT count(*) FROM written),
-        term_count = (SELECT coalesce(sum(frequency), 0) FROM indexed)
+        chunk_count = chunk_count + (SELECT count(*) FROM written),
+        term_count = term_count + (SELECT coalesce(sum(frequency), 0) FROM indexed)
     WHERE id = %(document_id)s
 """
 
 VECTORS = text("""
-    SELECT DISTINCT ON (c.content_hash) c.content_hash, CAST(CAST(e.embedding AS vector) AS real[]) AS vector
-    FROM chunks c JOIN embeddings e ON e.chunk_id = c.id AND e.stamp_id = :stamp_id
-    WHERE c.tenant = :tenant AND c.content_hash = ANY(:hashes)
+    SELECT content_hash, CAST(CAST(embedding AS vector) AS real[]) AS vector
+    FROM unnest(CAST(:hashes AS text[])) AS wanted (content_hash) CROSS JOIN LATERAL (
+        SELECT e.embedding FROM chunks c JOIN embeddings e ON e.chunk_id = c.id AND e.stamp_id = :stamp_id
+        WHERE c.tenant = :tenant AND c.content_hash = wanted.content_hash LIMIT 1
+    ) found
+""")
+
+# No row where there are no chunks: what earlier documents were embedded with binds nobody. A row of nulls where there
+# are chunks and no stamp.
+HELD = text("""
+    SELECT s.id, s.embedding_model, s.dimensions, s.ready
+    FROM (SELECT FROM chunks WHERE tenant = :tenant LIMIT 1) held LEFT JOIN index_stamps s ON s.tenant = :tenant
+    ORDER BY s.id
 """)
 
 
@@ -139,7 +155,10 @@ async def replace_document(
     if stored.existed:
         await connection.execute(delete(chunks).where(chunks.c.document_id == stored.id))
     keys = {"tenant": tenant, "document_id": stored.id, "stamp_id": stamp_id}
-    await connection.exec_driver_sql(FILL, keys | _columns(parts, vectors))
+    for start in range(0, max(len(parts), len(vectors)), CHUNKS_AT_ONCE):
+        some = slice(start, start + CHUNKS_AT_ONCE)
+        columns = await asyncio.to_thread(_columns, parts[some], vectors[some])
+        await connection.exec_driver_sql(FILL, keys | columns)
     return bool(stored.existed)
 
 
@@ -190,26 +209,36 @@ async def find_stamp(connection: AsyncConnection, tenant: str, model: str, dimen
         IndexMismatch: the index holds another model's vectors, which cannot be compared with this one's.
 
     """
-    return _pick(await stamps(connection, tenant), model, dimensions)
+    rows = (await connection.execute(HELD, {"tenant": tenant})).all()
+    known = [Stamp(*row) for row in rows if row.id is not None]
+    return _pick(known, model, [] if dimensions is None else [dimensions]) if rows else None
 
 
-async def check_stamp(connection: AsyncConnection, tenant: str, model: str, dimensions: int) -> int:
-    """As `find_stamp`, for who writes: an empty index is stamped with the first model. Raises IndexMismatch."""
-    stamp = await find_stamp(connection, tenant, model, dimensions)
-    while stamp is None:
-        new = {"tenant": tenant, "embedding_model": model, "dimensions": dimensions, "ready": True}
-        # One writer at a time: a second one with another model has to see the first one's stamp.
-        await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:t, 1))"), {"t": tenant})
-        stamp = await find_stamp(connection, tenant, model, dimensions)
-        if stamp is None:
-            await connection.execute(insert(index_stamps).values(**new))
-    return stamp
+async def check_stamp(connection: AsyncConnection, tenant: str, model: str, *lengths: int) -> int:
+    """As `find_stamp`, for who writes vectors of these lengths; an empty index is stamped with the first model.
+
+    Until the commit nobody changes the stamps. Raises IndexMismatch.
+    """
+    # First without a lock, to know which one: two who share it could not both go on to have it alone.
+    stamp = await find_stamp(connection, tenant, model)
+    await connection.execute(LOCK if stamp else LOCK_ALONE, {"tenant": tenant})
+    if await find_stamp(connection, tenant, model) is None:
+        await hold_writers(connection, tenant)
+        await connection.execute(delete(index_stamps).where(index_stamps.c.tenant == tenant))
+        new = {"tenant": tenant, "embedding_model": model, "dimensions": lengths[0], "ready": True}
+        await connection.execute(insert(index_stamps).values(**new))
+    return _pick(await stamps(connection, tenant), model, lengths)
 
 
-def _pick(known: Sequence[Stamp], model: str, dimensions: int | None) -> int | None:
-    """The id of the model's stamp; None where there is no stamp at all."""
+async def hold_writers(connection: AsyncConnection, tenant: str) -> None:
+    """Let nobody write documents of the tenant until the commit; those who are at it are waited for."""
+    await connection.execute(LOCK_ALONE, {"tenant": tenant})
+
+
+def _pick(known: Sequence[Stamp], model: str, lengths: Sequence[int]) -> int:
+    """The id of the model's stamp, if all vectors of these lengths may stand under it."""
     if not known:
-        return None
+        raise IndexMismatch(f"no chunk has a vector of any model: run `EMBEDDING_MODEL={model} app reembed`")
     ours = next((stamp for stamp in known if stamp.model == model), None)
     if ours is None:
         held = ", ".join(f"{stamp.model} ({stamp.dimensions} dimensions)" for stamp in known)
@@ -219,9 +248,9 @@ def _pick(known: Sequence[Stamp], model: str, dimensions: int | None) -> int | N
         )
     if not ours.ready:
         raise IndexMismatch(f"not every chunk has a vector of {model} yet: run `EMBEDDING_MODEL={model} app reembed`")
-    if dimensions not in {None, ours.dimensions}:
+    if other := next((length for length in lengths if length != ours.dimensions), None):
         raise IndexMismatch(
-            f"{model} gives {dimensions} dimensions now, and the index holds {ours.dimensions}: set the model back to "
+            f"{model} gives {other} dimensions now, and the index holds {ours.dimensions}: set the model back to "
             f"what it was, or begin anew: `app reembed --drop {model}`, then `app reembed`"
         )
     return ours.id
@@ -229,6 +258,7 @@ def _pick(known: Sequence[Stamp], model: str, dimensions: int | None) -> int | N
 
 async def clear(connection: AsyncConnection, tenant: str) -> None:
     """Remove every document of the tenant and its index stamps."""
+    await hold_writers(connection, tenant)
     await connection.execute(delete(documents).where(documents.c.tenant == tenant))
     await connection.execute(delete(index_stamps).where(index_stamps.c.tenant == tenant))
     await connection.execute(delete(chunk_contexts).where(chunk_contexts.c.tenant == tenant))

@@ -14,6 +14,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -52,7 +53,6 @@ documents = Table(
     _created(),
     UniqueConstraint("tenant", "source", name="documents_tenant_source_key"),
     Index("documents_size", "tenant", postgresql_include=["chunk_count", "term_count"]),
-    Index("documents_metadata", "metadata", postgresql_using="gin"),
 )
 
 chunks = Table(
@@ -89,17 +89,21 @@ index_stamps = Table(
     *_required(Integer, "dimensions"),
     Column("ready", Boolean, nullable=False, comment="every chunk had its vector when this was set"),
     UniqueConstraint("tenant", "embedding_model", name="index_stamps_tenant_model_key"),
+    UniqueConstraint("id", "dimensions", name="index_stamps_id_dimensions_key"),
 )
 
 # Their index is made when there are many of one length (see vectors.py): until then every search is exact.
 embeddings = Table(
     "embeddings",
     metadata,
-    Column("stamp_id", ForeignKey("index_stamps.id", ondelete="CASCADE"), primary_key=True),
+    Column("stamp_id", BigInteger, primary_key=True, autoincrement=False),
     Column("chunk_id", ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True),
     *_required(Text, "tenant"),
     *_required(Integer, "dimensions"),
     Column("embedding", HALFVEC(), nullable=False),
+    ForeignKeyConstraint(
+        ["stamp_id", "dimensions"], ["index_stamps.id", "index_stamps.dimensions"], ondelete="CASCADE"
+    ),
     Index("embeddings_chunk", "chunk_id"),
 )
 

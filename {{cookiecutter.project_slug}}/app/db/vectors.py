@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 import structlog
 from sqlalchemy import delete, text
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engine import Database
-from app.db.store import Stamp, as_literal, stamps
+from app.db.store import Stamp, as_literal, hold_writers, stamps
 from app.db.tables import index_stamps
+from app.errors import DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -41,9 +43,18 @@ ADD = text("""
         JOIN (SELECT id FROM chunks WHERE id = ANY(:ids) FOR KEY SHARE) c USING (id)
     ON CONFLICT DO NOTHING
 """)
-LENGTHS = text("""
-    SELECT dimensions FROM embeddings WHERE tenant = :tenant AND dimensions <= :most
-    GROUP BY dimensions HAVING count(*) >= :least
+# A damaged row names a stamp that it does not fit, and does not go with it.
+UNOWNED = text("""
+    DELETE FROM embeddings WHERE tenant = :tenant
+        AND stamp_id NOT IN (SELECT id FROM index_stamps WHERE tenant = :tenant)
+""")
+# Each chunk has a vector of each model that is ready, and their number stands with the documents.
+UNINDEXED = text("""
+    SELECT DISTINCT dimensions FROM index_stamps
+    WHERE tenant = :tenant AND ready AND dimensions <= :most
+        AND (SELECT sum(chunk_count) FROM documents WHERE tenant = :tenant) >= :least
+        AND NOT EXISTS (
+            SELECT FROM pg_index WHERE indisvalid AND indexrelid = to_regclass('embeddings_hnsw_' || dimensions))
 """)
 IS_VALID = text("SELECT bool_and(indisvalid) FROM pg_index WHERE indexrelid = to_regclass(:name)")
 
@@ -53,11 +64,6 @@ async def begin_stamp(connection: AsyncConnection, tenant: str, model: str, dime
     new = {"tenant": tenant, "embedding_model": model, "dimensions": dimensions, "ready": False}
     await connection.execute(upsert(index_stamps).values(**new).on_conflict_do_nothing())
     return next(stamp for stamp in await stamps(connection, tenant) if stamp.model == model)
-
-
-async def hold_writers(connection: AsyncConnection, tenant: str) -> None:
-    """Let nobody write documents of the tenant until the commit; those who are at it are waited for."""
-    await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:t, 0))"), {"t": tenant})
 
 
 async def count_missing(connection: AsyncConnection, tenant: str, stamp_id: int) -> tuple[int, int]:
@@ -88,28 +94,44 @@ async def make_ready(connection: AsyncConnection, stamp_id: int) -> None:
 
 
 async def drop_stamp(connection: AsyncConnection, tenant: str, model: str) -> bool:
-    """Remove the model's stamp with all its vectors; False where there was none."""
+    """Remove the model's stamp with all its vectors, when nobody writes any; False where there was none."""
+    await hold_writers(connection, tenant)
     row = index_stamps.c
     gone = delete(index_stamps).where(row.tenant == tenant, row.embedding_model == model)
-    return (await connection.execute(gone)).rowcount > 0
+    were = (await connection.execute(gone)).rowcount > 0
+    await connection.execute(UNOWNED, {"tenant": tenant})
+    return were
 
 
 async def tend(database: Database, *, index_from: int = INDEX_FROM) -> None:
     """Give the planner statistics, index-only scans their visibility map, and many vectors an index.
 
-    This takes the tables' owner. Where the user is another, it is left to that one, and to autovacuum.
+    This takes the tables' owner. Where the user is another, it is left to that one, and to autovacuum. Raises
+    nothing: what was stored before is stored, whatever becomes of this.
     """
-    async with database.transaction() as connection:
-        values = {"tenant": database.tenant, "least": index_from, "most": MOST_INDEXED_DIMENSIONS}
-        lengths = list(await connection.scalars(LENGTHS, values))
-    async with database.engine.connect() as plain:
-        connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
-        try:
+    try:
+        lengths = await unindexed(database, index_from)
+        async with database.engine.connect() as plain:
+            connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
             await connection.execute(text(f"VACUUM (ANALYZE) {TABLES}"))
             for dimensions in lengths:
                 await _build_index(connection, dimensions)
-        except DBAPIError as error:
-            log.info("the tables were not tended", reason=str(error.orig))
+    except ProgrammingError as error:  # the user is not the owner
+        log.info("the tables were not tended", reason=str(error.orig))
+    except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
+        log.warning("the tables were not tended: run `app reembed` for it", reason=str(error))
+
+
+async def unindexed(database: Database, index_from: int = INDEX_FROM) -> list[int]:
+    """The lengths of vectors of which there are enough for an index, and which have none. Reads little.
+
+    Raises:
+        DatabaseUnavailable: there is no connection, or it broke.
+
+    """
+    async with database.transaction() as connection:
+        values = {"tenant": database.tenant, "least": index_from, "most": MOST_INDEXED_DIMENSIONS}
+        return list(await connection.scalars(UNINDEXED, values))
 
 
 async def _build_index(connection: AsyncConnection, dimensions: int) -> None:

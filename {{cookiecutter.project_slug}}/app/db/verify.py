@@ -12,12 +12,13 @@ from sqlalchemy import select, text
 
 from app.db.engine import Database
 from app.db.store import hash_text
-from app.db.tables import chunks, documents
+from app.db.tables import chunks
 from app.types import Chunk
 
 DOCUMENTS_AT_ONCE = 50
+BYTES_AT_ONCE = 20_000_000  # of text; a document that is larger is read alone
 
-Repair = Literal["ingest", "reembed"]
+Repair = Literal["ingest", "reembed", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ COUNTED: dict[str, tuple[Repair, str]] = {
             AND NOT EXISTS (SELECT FROM chunks c WHERE c.id = p.chunk_id AND c.tenant = p.tenant)""",
     ),
     "vectors of a chunk and a model": (
-        "reembed",
+        "drop",
         """SELECT count(*) FROM embeddings e WHERE e.tenant = :tenant AND NOT (
             EXISTS (SELECT FROM chunks c WHERE c.id = e.chunk_id AND c.tenant = e.tenant)
             AND EXISTS (SELECT FROM index_stamps s WHERE s.id = e.stamp_id AND s.tenant = e.tenant))""",
@@ -78,12 +79,19 @@ COUNTED: dict[str, tuple[Repair, str]] = {
             AND NOT EXISTS (SELECT FROM embeddings e WHERE e.stamp_id = s.id AND e.chunk_id = c.id)""",
     ),
     "vectors of their model's dimensions": (
-        "reembed",
+        "drop",
         """SELECT count(*) FROM embeddings e JOIN index_stamps s ON s.id = e.stamp_id WHERE e.tenant = :tenant
             AND (e.dimensions <> s.dimensions OR vector_dims(e.embedding) <> s.dimensions)""",
     ),
     "models that are ready": ("reembed", "SELECT count(*) FROM index_stamps WHERE tenant = :tenant AND NOT ready"),
 }
+SOME = text("""
+    SELECT id, text FROM (
+        SELECT id, text, sum(octet_length(text)) OVER up_to_it AS bytes, row_number() OVER up_to_it AS number
+        FROM (SELECT id, text FROM documents WHERE tenant = :tenant AND id > :last ORDER BY id LIMIT :most) next
+        WINDOW up_to_it AS (ORDER BY id)
+    ) sized WHERE bytes <= :bytes OR number = 1
+""")
 SLICED, HASHED = "chunks that stand in their document, word for word", "chunks with the hash of what they say"
 
 
@@ -100,15 +108,12 @@ async def verify(database: Database, on_document: Callable[[], None] = lambda: N
 
 async def _compare_texts(database: Database, on_document: Callable[[], None]) -> tuple[int, int]:
     """How many chunks differ from their slice of the text, and how many from their hash."""
-    document, chunk = documents.c, chunks.c
+    chunk = chunks.c
     sliced = hashed = last = 0
     while True:
-        some = select(document.id, document.text).where(document.tenant == database.tenant, document.id > last)
+        page = {"tenant": database.tenant, "last": last, "most": DOCUMENTS_AT_ONCE, "bytes": BYTES_AT_ONCE}
         async with database.transaction() as connection:
-            texts = {
-                row.id: row.text
-                for row in await connection.execute(some.order_by(document.id).limit(DOCUMENTS_AT_ONCE))
-            }
+            texts = {row.id: row.text for row in await connection.execute(SOME, page)}
             parts = select(
                 *(chunk.document_id, chunk.content_hash),
                 *(

@@ -5,7 +5,7 @@ Knows nothing of embeddings or storage.
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
@@ -27,15 +27,16 @@ def split(document: Document, *, max_characters: int, overlap: int = 0) -> list[
     """Cut `document` into chunks of at most `max_characters`, in order; nothing but white space is left out.
 
     A chunk may repeat the end of the one before it, at most `overlap` characters. `heading` is the path of titles that
-    a chunk stands under, and `page` the one that it begins on.
+    a chunk stands under, and `page` the one that it begins on. No chunk holds words of two slides or sheets.
     """
     structured = document.media_type not in PLAIN
     kind = MarkdownSplitter if structured else TextSplitter
     splitter = kind(max_characters, overlap=overlap)
-    headings = _headings(document.text) if structured else []
+    headings = headings_of(document.text) if structured else []
     starts = [start for start, _ in headings]
     chunks: list[Chunk] = []
-    for window, end in _windows(document.text, max(WINDOW, 2 * max_characters)):
+    borders = [0, *(document.page_starts if structured else ()), len(document.text)]
+    for window, end in _windows(document.text, borders, max(WINDOW, 2 * max_characters)):
         for offset, text in splitter.chunk_indices(document.text[window:end]):
             if not text.strip():  # characters that the splitter does not know as white space
                 continue
@@ -47,19 +48,19 @@ def split(document: Document, *, max_characters: int, overlap: int = 0) -> list[
     return chunks
 
 
-def _windows(text: str, size: int) -> Iterator[tuple[int, int]]:
-    """Parts of at most `size` characters, each of which ends with a section, a paragraph, a line or a word."""
-    start = 0
-    while len(text) - start > size:
-        half, full = start + size // 2, start + size
-        borders = (text.rfind(border, half, full) for border in ("\n\n#", "\n\n", "\n", " "))
-        end = next((border for border in borders if border > 0), full)
-        yield start, end
-        start = end
-    yield start, len(text)
+def _windows(text: str, borders: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+    """Parts of at most `size` characters; each ends at a border, or with a section, a paragraph, a line or a word."""
+    for start, stop in pairwise(borders):
+        while stop - start > size:
+            half, full = start + size // 2, start + size
+            ends = (text.rfind(end, half, full) for end in ("\n\n#", "\n\n", "\n", " "))
+            end = next((end for end in ends if end > 0), full)
+            yield start, end
+            start = end  # noqa: PLW2901  # the rest of the same part
+        yield start, stop
 
 
-def _headings(markdown: str) -> list[tuple[int, str]]:
+def headings_of(markdown: str) -> list[tuple[int, str]]:
     """Where each heading begins, in characters, with its path: `Guide > Part > Section`."""
     if not MAY_BE_HEADING.search(markdown):
         return []

@@ -14,7 +14,7 @@ from textwrap import shorten
 import httpx
 import numpy as np
 
-from app.errors import ConfigurationError, DeadlineExceeded
+from app.errors import ConfigurationError, DeadlineExceeded, ProviderGarbled
 from app.gateway.context import CallContext
 from app.settings import Settings
 
@@ -66,13 +66,17 @@ async def score(question: str, texts: Sequence[str], *, settings: Settings, cont
 
     Raises:
         ConfigurationError: the model, or what it needs to run, is not there.
+        ProviderGarbled: the model failed with these texts.
         DeadlineExceeded: there was not the time; a model that is still being loaded is there for the next question.
 
     """
 
     def run() -> list[float]:
         model = load(settings.rerank_model, settings.hub_url, settings.data_dir / "models")
-        return model.score(question, texts)
+        try:
+            return model.score(question, texts)
+        except Exception as error:  # what was fit at the trial may fail with these texts
+            raise ProviderGarbled(f"the cross-encoder failed: {shorten(str(error), 300)}") from error
 
     scoring = asyncio.get_running_loop().run_in_executor(THREAD, run)
     try:

@@ -16,6 +16,7 @@ from app.db.store import Version
 from app.gateway.gateway import EMBEDDING_BATCH, Gateway
 from app.prompts.loader import load_prompt
 from app.rag.contextual import add_contexts
+from app.rag.loading import clean_metadata
 from app.rag.parsing import Parsed, Parser
 from app.rag.stages import one_error
 from app.settings import Settings
@@ -84,6 +85,7 @@ class Indexer:
         self._settings = settings
         self._options = options
         self._parser = parser
+        self._metadata = clean_metadata(options.metadata)  # as it is stored, or it would differ in every run
         self._recipe = recipe(settings)
         self._calls = asyncio.Semaphore(calls_at_a_time(gateway))
 
@@ -102,7 +104,7 @@ class Indexer:
         if version is None or self._options.again:
             return False
         same = (version.content_hash, version.recipe) == (content_hash, self._recipe)
-        return same and self._options.metadata.items() <= version.metadata.items()
+        return same and self._metadata.items() <= version.metadata.items()
 
     async def parse(self, data: bytes, source: str, origin: Origin) -> Parsed:
         """Read and cut a document; where they are wanted, a model writes the contexts of its chunks.
@@ -112,7 +114,7 @@ class Indexer:
             ProviderError, BudgetExceeded: the chat model failed.
 
         """
-        parsed = await self._parser.parse(data, source=source, origin=origin, metadata=self._options.metadata)
+        parsed = await self._parser.parse(data, source=source, origin=origin, metadata=self._metadata)
         if self._options.dry:
             return parsed
         database, gateway, settings = self._database, self._gateway, self._settings
@@ -158,12 +160,13 @@ class Indexer:
 
     async def _write(self, batch: Sequence[Parsed], vectors: Mapping[str, Vector], report: IngestReport) -> None:
         """Store each document in a transaction of its own."""
-        tenant, model, stamp = self._database.tenant, self._settings.embedding.model, None
+        tenant, model = self._database.tenant, self._settings.embedding.model
+        lengths = {len(vector) for vector in vectors.values()}  # those that are used again may have another one
         async with self._database.transactions() as begin:
             for document, chunks in ((parsed.document, parsed.chunks) for parsed in batch):
                 own = [vectors[store.hash_text(chunk.searched)] for chunk in chunks]
                 async with begin() as connection:
-                    stamp = stamp or await store.check_stamp(connection, tenant, model, len(own[0]))
+                    stamp = await store.check_stamp(connection, tenant, model, *lengths)
                     existed = await store.replace_document(
                         connection, stamp, tenant, document, chunks, vectors=own, recipe=self._recipe
                     )

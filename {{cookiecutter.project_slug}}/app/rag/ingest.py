@@ -14,7 +14,7 @@ from typing import Self
 
 from app.db import store
 from app.db.engine import Database
-from app.db.vectors import tend
+from app.db.vectors import INDEX_FROM, tend, unindexed
 from app.errors import AppError, ContentFiltered, ContextTooLong, InvalidInput
 from app.gateway.gateway import EMBEDDING_BATCH, Gateway
 from app.rag.indexing import Indexer, IngestReport, Options
@@ -24,7 +24,7 @@ from app.rag.stages import drain, fill, one_error, work_off
 from app.settings import Settings
 from app.types import Origin
 
-__all__ = ["ITS_OWN_FAULT", "IngestReport", "Ingester", "Options", "source_of"]
+__all__ = ["ITS_OWN_FAULT", "IngestReport", "Ingester", "Options", "is_below", "source_of"]
 
 HASHED_AT_ONCE = 256  # files, compared with the store in one query
 PARSING = 4  # documents at a time; the parser has its own limit of processes
@@ -97,8 +97,8 @@ class Ingester:
             error.args = (error.message,)
             raise
         report.sort()
-        if report.chunks >= TEND_FROM and not options.dry:
-            await tend(self._database)
+        if report.chunks and not options.dry:
+            await self._tend(report.chunks)
         return report
 
     async def remove_missing(self, present: Iterable[str], below: Iterable[str], *, dry: bool = False) -> list[str]:
@@ -109,7 +109,7 @@ class Ingester:
         kept, folders = set(present), list(below)
         async with self._database.transaction() as connection:
             stored = await store.sources(connection, self._database.tenant, origin="file")
-            gone = sorted(name for name in stored if name not in kept and any(_is_below(name, f) for f in folders))
+            gone = sorted(name for name in stored if name not in kept and any(is_below(name, f) for f in folders))
             if not dry:
                 await store.delete_sources(connection, self._database.tenant, gone)
         return gone
@@ -118,6 +118,11 @@ class Ingester:
         """Forget every document and every vector."""
         async with self._database.transaction() as connection:
             await store.clear(connection, self._database.tenant)
+
+    async def _tend(self, written: int) -> None:
+        """After many changes, and when an index that grew in small steps or by uploads has become large."""
+        if written >= TEND_FROM or await unindexed(self._database, INDEX_FROM):
+            await tend(self._database, index_from=INDEX_FROM)
 
     def _indexer(self, options: Options) -> Indexer:
         return Indexer(*self._parts, options, self._parser)
@@ -230,8 +235,11 @@ def source_of(path: Path) -> str:
     return f"{name.as_posix()}/".removeprefix("./") if path.is_dir() else name.as_posix()
 
 
-def _is_below(source: str, folder: str) -> bool:
-    """The working directory's name is empty, and what lies elsewhere is no part of it."""
+def is_below(source: str, folder: str) -> bool:
+    """Whether a document came from below a folder, both named as `source_of` names them.
+
+    The working directory's name is empty, and what lies elsewhere is no part of it.
+    """
     return source.startswith(folder) if folder else not source.startswith("/")
 
 

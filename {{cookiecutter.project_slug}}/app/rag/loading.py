@@ -13,13 +13,14 @@ from app.errors import DocumentTooLarge, InvalidInput, UnsupportedDocument
 from app.rag import archive
 from app.rag.detect import ZIP_STARTS, detect, to_utf8
 from app.rag.loaders import Loaded, load
-from app.rag.sources import check_name, check_size, hash_content
+from app.rag.sources import CONTROL, check_name, check_size, hash_content
 from app.types import Document, Origin
 
 MAX_PAGES = 2_000
 WIDE = 2  # bytes of memory for each byte of text: Python keeps a text as wide as its widest character
 LONGEST_VALUE = 1_000  # of metadata
 LONGEST_TITLE = 500
+LINE_END = re.compile("\r\n|[\r\v\f\x85]")
 LONG_WORD = re.compile(r"(?<!\S)\S{50000}")  # encoded data: nobody can read it, and the splitter takes long over it
 
 
@@ -40,8 +41,8 @@ def load_bytes(
         InvalidInput: the name cannot be stored.
 
     """
-    check_size(source, len(data), max_bytes)
     check_name(source)
+    check_size(source, len(data), max_bytes)
     if not data.strip():
         raise UnsupportedDocument(f"{source} is empty")
     media_type, title, own, text, starts = _read(data, source, max_bytes, max_pages)
@@ -56,7 +57,7 @@ def load_bytes(
         media_type=media_type,
         content_hash=hash_content(data),
         origin=origin,
-        metadata={_clean(key): _clean(value)[:LONGEST_VALUE] for key, value in {**own, **(metadata or {})}.items()},
+        metadata=clean_metadata({**own, **(metadata or {})}),
         page_starts=starts,
     )
 
@@ -105,7 +106,12 @@ def _joined(loaded: Loaded, max_bytes: int, max_pages: int) -> tuple[str, tuple[
     return text, tuple(starts) if loaded.page_count else ()
 
 
+def clean_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a document is filed under, as it is stored; what is clean stays as it is."""
+    return {_clean(key): _clean(value)[:LONGEST_VALUE] for key, value in metadata.items()}
+
+
 def _clean(text: str) -> str:
-    """`text` in composed characters (NFC), with one kind of line end, and without what no database can hold."""
-    storable = text.encode(errors="replace").decode().replace("\0", "")
-    return unicodedata.normalize("NFC", storable.replace("\r\n", "\n").replace("\r", "\n"))
+    """`text` in composed characters (NFC), with one kind of line end, and without what no terminal should get."""
+    storable = text.encode(errors="replace").decode()
+    return unicodedata.normalize("NFC", CONTROL.sub("", LINE_END.sub("\n", storable)))

@@ -22,7 +22,7 @@ async def widen(passages: Sequence[Passage], search: Search, reach: int) -> tupl
     wide = [
         replace(passage, start=span.start, end=span.end, text=texts[passage.chunk_id])
         for passage in known
-        if (span := merged.get(passage.chunk_id))
+        if (span := merged.get(passage.chunk_id)) and texts[passage.chunk_id]
     ]
     return wide, into
 

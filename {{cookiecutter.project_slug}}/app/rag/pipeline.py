@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 from app.db.answers import save_answer
 from app.db.engine import Database
-from app.errors import InvalidInput
 from app.gateway.context import CallContext
 from app.gateway.gateway import Gateway
 from app.prompts.fence import fence, neutral
 from app.prompts.loader import load_prompt
 from app.rag import abstention
 from app.rag.abstention import ABSTENTION
+from app.rag.asking import checked_filter, checked_question
 from app.rag.citations import CitationReader
 from app.rag.citations import Event as CitationEvent
 from app.rag.evidence import Evidence, read_evidence
@@ -37,7 +37,6 @@ UNFINISHED = {
 }
 # What stands for the model's reply where there was nothing to read.
 NOBODY_ASKED = Completion(text="", model="", finish_reason="stop", usage=Usage(), cost_nanousd=0)
-MOST_FILTERS, LONGEST_FILTER = 20, 1_000
 
 Event = CitationEvent | Answer
 
@@ -114,7 +113,7 @@ class Pipeline:
     async def _begin(self, question: str, filters: Filter | None) -> _Turn | Answer:
         """Everything up to the model's call; an answer, where one was given before or nothing is there to read."""
         began, context = time.monotonic(), self._gateway.context(tenant=self._database.tenant)
-        question, filters = self._checked(question), _checked(filters)
+        question, filters = checked_question(question, self._settings), checked_filter(filters)
         lookup = await self._reuse.look(question, context, filters)
         if lookup and lookup.found:
             return await self._stored(replace(lookup.found, latency_ms=_milliseconds(began)))
@@ -132,15 +131,6 @@ class Pipeline:
             reader=self._reader(evidence),
         )
         return turn if evidence.passages else await self._finish(turn, NOBODY_ASKED)
-
-    def _checked(self, question: str) -> str:
-        question = question.replace("\0", "").strip()
-        if not question:
-            raise InvalidInput("the question is empty")
-        limit = self._settings.max_question_characters
-        if len(question) > limit:
-            raise InvalidInput(f"the question has {len(question):,} characters; {limit:,} are allowed")
-        return _unicode(question, "the question")
 
     def _reader(self, evidence: Evidence) -> CitationReader:
         flag = self._settings.citation_faults == "flag"
@@ -191,27 +181,6 @@ class Pipeline:
 
 def _messages(question: str, passages: Sequence[Passage]) -> list[Message]:
     return load_prompt("answer").messages(passages=fence(passages), question=neutral(question))
-
-
-def _checked(filters: Filter | None) -> Filter | None:
-    """The filters without what limits nothing, bounded; None where nothing is left."""
-    if filters is None or not (filters.metadata or filters.source_prefix):
-        return None
-    if len(filters.metadata) > MOST_FILTERS:
-        raise InvalidInput(f"there are {len(filters.metadata)} filters; {MOST_FILTERS} are allowed")
-    for text in (filters.source_prefix, *filters.metadata, *filters.metadata.values()):
-        if len(text) > LONGEST_FILTER or "\0" in text:
-            raise InvalidInput(f"a filter has up to {LONGEST_FILTER:,} characters, and none of them is NUL")
-        _unicode(text, "a filter")
-    return filters
-
-
-def _unicode(text: str, name: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidInput(f"{name} is not valid Unicode text") from None
-    return text
 
 
 def _read(reader: CitationReader, text: str) -> None:

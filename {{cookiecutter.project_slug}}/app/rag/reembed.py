@@ -4,7 +4,7 @@ What was made stays where a run ends early, and the next one goes on. Knows noth
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.db import store, vectors
@@ -57,7 +57,7 @@ class Reembedder:
         stamp, after, embedded = await self._begin(), 0, 0
         while found := await self._missing(stamp, after):
             after = max(found)
-            made = await self._embed(found)
+            made = await self._embed(found, stamp)
             async with self._database.transaction() as connection:
                 await vectors.add_vectors(connection, self._database.tenant, stamp.id, made)
             embedded += len(found)
@@ -77,14 +77,11 @@ class Reembedder:
             first = await vectors.read_missing(connection, self._database.tenant, 0, limit=1)
         if not first:
             raise NoDocuments
-        [vector] = (await self._embed(first)).values()
+        made = await self._embed(first)
+        [vector] = made.values()
         async with self._database.transaction() as connection:
             stamp = await vectors.begin_stamp(connection, self._database.tenant, self._model, len(vector))
-        if stamp.dimensions != len(vector):
-            raise InvalidInput(
-                f"{self._model} gives {len(vector)} dimensions, and its vectors in the index have {stamp.dimensions}: "
-                f"remove them first, with `app reembed --drop {self._model}`"
-            )
+        _check_length(made, stamp)
         return stamp
 
     async def _missing(self, stamp: Stamp, after: int) -> dict[int, str]:
@@ -96,16 +93,16 @@ class Reembedder:
         """Embed what came meanwhile and switch, in one transaction; how many these were, and all there are."""
         tenant, last = self._database.tenant, 0
         async with self._database.transaction() as connection:
-            await vectors.hold_writers(connection, tenant)
+            await store.hold_writers(connection, tenant)
             while found := await vectors.read_missing(connection, tenant, stamp.id, limit=EMBEDDING_BATCH):
-                await vectors.add_vectors(connection, tenant, stamp.id, await self._embed(found))
+                await vectors.add_vectors(connection, tenant, stamp.id, await self._embed(found, stamp))
                 last += len(found)
             await vectors.make_ready(connection, stamp.id)
             chunks, _ = await vectors.count_missing(connection, tenant, stamp.id)
         return last, chunks
 
-    async def _embed(self, texts: dict[int, str]) -> dict[int, list[float]]:
-        """A vector by chunk id; the calls go out together, each with the time that one answer has."""
+    async def _embed(self, texts: dict[int, str], stamp: Stamp | None = None) -> dict[int, list[float]]:
+        """A vector by chunk id, of the stamp's length; the calls go out together, each with one answer's time."""
         ids = list(texts)
 
         async def call(batch: list[int]) -> dict[int, list[float]]:
@@ -117,4 +114,16 @@ class Reembedder:
             async with asyncio.TaskGroup() as group:
                 starts = range(0, len(ids), EMBEDDING_BATCH)
                 calls = [group.create_task(call(ids[start : start + EMBEDDING_BATCH])) for start in starts]
-        return {chunk: vector for done in calls for chunk, vector in done.result().items()}
+        made = {chunk: vector for done in calls for chunk, vector in done.result().items()}
+        if stamp:
+            _check_length(made, stamp)
+        return made
+
+
+def _check_length(made: Mapping[int, Sequence[float]], stamp: Stamp) -> None:
+    """Raise InvalidInput where a vector cannot be compared with those that the stamp stands for."""
+    if other := next((len(vector) for vector in made.values() if len(vector) != stamp.dimensions), None):
+        raise InvalidInput(
+            f"{stamp.model} gives {other} dimensions, and its vectors in the index have {stamp.dimensions}: "
+            f"remove them first, with `app reembed --drop {stamp.model}`"
+        )

@@ -147,7 +147,7 @@ class Retriever:
     ) -> list[Candidate]:
         """Say of each candidate whether it is read; the reranked ones come first, in their new order."""
         most, reranks = self._settings.passages, self._settings.rerank != "off"
-        distinct, rest = without_duplicates(pool, POOL if reranks else most)
+        distinct, rest = without_duplicates(pool, max(POOL, most) if reranks else most)
         by_chunk = {candidate.passage.chunk_id: candidate for candidate in distinct}
         passages = [candidate.passage for candidate in distinct]
         ranked = await rerank(question, passages, gateway=self._gateway, settings=self._settings, context=context)

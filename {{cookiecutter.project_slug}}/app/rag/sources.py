@@ -5,6 +5,7 @@ Knows nothing of formats.
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from glob import glob, has_magic
@@ -17,6 +18,8 @@ from app.errors import DocumentTooLarge, InvalidInput
 
 IGNORE_FILE = ".ragignore"
 STDIN = "stdin"
+# What a terminal obeys instead of showing it: control characters but tab and newline, and changes of direction.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 LONGEST_NAME = 2_000  # bytes; an entry of the index over sources cannot hold more than 2,700
 
 Rules = tuple[tuple[Path, GitIgnoreSpec], ...]
@@ -50,13 +53,13 @@ def read_file(path: Path, *, max_bytes: int) -> tuple[str, bytes]:
         InvalidInput: its name cannot be stored.
 
     """
-    check_size(path.name, path.stat().st_size, max_bytes)
     absolute = path.resolve()
     inside = absolute.is_relative_to(Path.cwd())
     source = (absolute.relative_to(Path.cwd()) if inside else absolute).as_posix()
     check_name(source)
+    check_size(absolute.name, path.stat().st_size, max_bytes)
     with path.open("rb") as file:
-        return source, _read(file, path.name, max_bytes)
+        return source, _read(file, absolute.name, max_bytes)
 
 
 def read_stdin(stream: BinaryIO | None = None, *, max_bytes: int) -> tuple[str, bytes]:
@@ -70,9 +73,13 @@ def hash_content(data: bytes) -> str:
 
 
 def check_name(source: str) -> None:
-    """Refuse a name that the database cannot hold."""
-    if source != source.encode(errors="replace").decode().replace("\0", "").replace("\r", ""):
-        raise InvalidInput(f"the name {source!r} is not valid Unicode")
+    """Refuse a name that the database cannot hold, or that a terminal would not show as it is."""
+    if not source.strip():
+        raise InvalidInput("the name is empty; give the document one")
+    if source != source.encode(errors="replace").decode():
+        raise InvalidInput(f"the name {source!r} is not valid Unicode; rename it")
+    if CONTROL.search(source) or "\t" in source or "\n" in source:
+        raise InvalidInput(f"the name {source!r} holds control characters; rename it")
     if len(source.encode()) > LONGEST_NAME:
         raise InvalidInput(f"the name {source[:40]}... has more than {LONGEST_NAME:,} bytes")
 

@@ -37,6 +37,8 @@ def test_an_abstention_says_why_and_where_to_look(app: Command) -> None:
     assert lines[:2] == ["The documents do not answer this question.", "  nearest: docs/tea.md"]
     assert lines[2].startswith("  The best sentence scores ")
     assert lines[3] == f"  app explain '{ANOTHER}' shows more"
+    limited = app("ask", ANOTHER, "--where", "team=two words", "--below", "docs")
+    assert f"  app explain '{ANOTHER}' --where 'team=two words' --below docs shows more" in limited.out
 
 
 def test_what_was_left_out_is_told(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.db import embedded, store
+from app.db import verify as verifying
 from app.db.embedded import EmbeddedPostgres
 from app.db.engine import MIGRATIONS, Database, connect, migrate, open_database
 from app.db.tables import metadata
@@ -163,6 +165,33 @@ async def store_vectors(database: Database) -> None:
         await store.replace_document(connection, stamp, database.tenant, document, parts, vectors=vectors, recipe="")
 
 
+async def test_no_index_waits_for_what_a_policy_forbids(database: Database) -> None:
+    """Below row-level security no filter on metadata uses an index, as its operator may leak: it would only cost."""
+    async with database.engine.connect() as connection:
+        kinds = await connection.scalars(text("SELECT indexdef FROM pg_indexes WHERE tablename = 'documents'"))
+        assert all("USING btree" in kind for kind in kinds)
+
+
+async def test_verify_reads_texts_by_their_size(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large documents are not read together, and each of them is."""
+    monkeypatch.setattr(verifying, "BYTES_AT_ONCE", 2_500_000)
+    size, seen = 1_000_000, []
+    async with database.transaction() as connection:
+        for n, length in enumerate([size] * 11 + [4 * size]):
+            document = Document(f"{n}.md", "", "x" * length, "text/plain", "h")
+            stamp = await store.check_stamp(connection, database.tenant, "a/model", 3)
+            chunk = Chunk(0, 0, 1, "", "x")
+            await store.replace_document(
+                *(connection, stamp, database.tenant, document, [chunk]), vectors=[[1.0, 0, 0]], recipe=""
+            )
+    tracemalloc.start()
+    assert [check for check in await verify(database, lambda: seen.append(1)) if check.faults] == []
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(seen) == 12
+    assert peak < 9 * size
+
+
 async def test_many_vectors_get_an_index_and_the_tables_are_tended(database: Database) -> None:
     """Where a tenant has many vectors of a length they are indexed; one that was left half done is made anew."""
     name = "embeddings_hnsw_3"
@@ -170,6 +199,7 @@ async def test_many_vectors_get_an_index_and_the_tables_are_tended(database: Dat
     await store_vectors(database)
     async with database.engine.begin() as connection:
         await connection.execute(text("CHECKPOINT"))  # or, without a flush, no row is known to be committed
+        await connection.execute(text("SELECT FROM embeddings"))  # notes it: what commits next may be in its group
     async with database.engine.connect() as plain:
         connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
         await tend(database, index_from=5)

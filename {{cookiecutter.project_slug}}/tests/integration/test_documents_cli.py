@@ -135,6 +135,18 @@ def test_sync_removes_what_has_left_the_folder(app: Command) -> None:
     assert "1 removed" in app("ingest", "--sync", ".").out
 
 
+def test_sync_distrusts_an_empty_working_directory(app: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What another folder holds does not show that this one's documents are really gone."""
+    app("ingest", ".")
+    other = tmp_path_factory.mktemp("other")
+    (other / "coffee.md").write_text(COFFEE)
+    Path("docs/tea.md").unlink()
+    ended = app("ingest", "--sync", ".", str(other))
+    assert ended.status == 2
+    assert "there are no files in .: --sync would remove everything that came from it" in ended.err
+    assert "docs/tea.md" in app("documents").out
+
+
 def test_a_dry_run_says_what_would_be_done(app: Command) -> None:
     """Line by line, and nothing is done."""
     Path("docs/gone.md").write_text(COFFEE)
@@ -161,7 +173,7 @@ def test_verify_finds_nothing_wrong_with_what_was_ingested(app: Command) -> None
     """Status 0, and a line for each check."""
     app("ingest", "docs")
     ended = app("verify")
-    assert ended.status == 0
+    assert (ended.status, ended.out.splitlines()[-1]) == (0, "the index holds together")
     assert [line.split("│")[2].strip() for line in ended.out.splitlines() if line.startswith("│")] == ["0"] * 12
 
 
@@ -179,8 +191,8 @@ def test_verify_finds_nothing_wrong_with_what_was_ingested(app: Command) -> None
         ("DELETE FROM chunks", "postings of a chunk", "--rebuild"),
         ("DELETE FROM chunks", "vectors of a chunk and a model", "app reembed"),
         ("DELETE FROM embeddings", "a vector of each model", "app reembed"),
-        ("UPDATE embeddings SET dimensions = 3", "model's dimensions", "app reembed"),
-        ("UPDATE embeddings SET embedding = '[1]'", "model's dimensions", "app reembed"),
+        ("UPDATE embeddings SET dimensions = 3", "model's dimensions", "app reembed --drop MODEL`, then"),
+        ("UPDATE embeddings SET embedding = '[1]'", "model's dimensions", "app reembed --drop MODEL`, then"),
         ("UPDATE index_stamps SET ready = false", "models that are ready", "app reembed"),
     ],
 )
@@ -192,6 +204,17 @@ def test_verify_finds_what_is_wrong(app: Command, migrated_url: str, statement: 
     assert ended.status == 1
     assert re.search(rf"{check} +│ [1-9]", ended.out)
     assert repair in ended.out.partition("└")[2]
+
+
+@pytest.mark.parametrize("changed", ["dimensions = 3", "embedding = '[1]'"])
+def test_what_verify_names_for_wrong_vectors_repairs_them(app: Command, migrated_url: str, changed: str) -> None:
+    """Also where they are of the only model."""
+    app("ingest", "docs")
+    damage(migrated_url, f"UPDATE embeddings SET {changed}")
+    assert app("verify").status == 1
+    assert app("reembed", "--drop", "offline/static").status == 0
+    assert app("reembed").out.startswith("1 of 1 chunks were embedded")
+    assert app("verify").status == 0
 
 
 def test_reembed_adds_a_second_model_and_drop_removes_the_first(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,3 +104,18 @@ def test_an_empty_question_is_an_error(app: Command) -> None:
     """Nothing to explain."""
     ended = app("explain", " \0 ")
     assert (ended.status, ended.err) == (2, "error: the question is empty")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tea \ud800",), "not valid"),
+        (("tea", "--where", "a=\ud800"), "a filter is not"),
+        (("tea " * 2000,), "4,000 are allowed"),
+    ],
+)
+def test_what_ask_refuses_is_refused_here(app: Command, arguments: tuple[str, ...], message: str) -> None:
+    """With the same sentence, before anything is searched."""
+    ended = app("explain", *arguments)
+    assert ended.status == 2
+    assert message in ended.err

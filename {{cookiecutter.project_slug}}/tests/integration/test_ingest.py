@@ -7,14 +7,18 @@ from pathlib import Path
 import psutil
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, IntegrityError
+from structlog.testing import capture_logs
 
-from app.db import store
-from app.db.engine import Database
-from app.errors import ContextTooLong, IndexMismatch, InvalidInput, ProviderMisconfigured
+from app.db import store, vectors
+from app.db.engine import Database, connect
+from app.db.verify import verify
+from app.errors import ContextTooLong, IndexMismatch, InvalidInput, NoDocuments, ProviderMisconfigured
 from app.gateway.gateway import Gateway
 from app.rag import ingest as ingesting
 from app.rag.ingest import Ingester, Options, source_of
+from app.rag.reembed import Reembedder
+from app.rag.retrieval import Retriever
 from app.settings import Settings
 from app.types import Chunk, Document
 from tests.provider import CONTEXT_EXCEEDED, Behaviour, Call, Provider, Rejected, Reply
@@ -33,6 +37,7 @@ BAD_FILES = {
 }
 TABLES = ("documents", "chunks", "postings", "embeddings", "index_stamps")
 OTHER_DIMENSIONS = 4  # of the double's model
+PATIENCE_SECONDS = 30
 
 
 async def counts(database: Database) -> dict[str, int]:
@@ -45,6 +50,18 @@ async def texts(database: Database) -> dict[str, str]:
     """The tenant's stored texts by source."""
     async with database.transaction() as connection:
         return await store.read_texts(connection, database.tenant)
+
+
+async def put(database: Database, model: str, length: int, *, source: str = "", chunks: int = 1) -> int:
+    """Store a document of so many chunks of one word, with vectors of this length; give the stamp."""
+    body = " ".join(["word"] * chunks)
+    document = Document(source or f"{model}.md", "", body, "text/plain", "h")
+    parts = [Chunk(n, 5 * n, 5 * n + 4, "", "word") for n in range(chunks)]
+    async with database.transaction() as connection:
+        stamp = await store.check_stamp(connection, database.tenant, model, length)
+        vectors = [[1.0] * length] * chunks
+        await store.replace_document(connection, stamp, database.tenant, document, parts, vectors=vectors, recipe="")
+    return stamp
 
 
 @pytest.fixture
@@ -324,21 +341,145 @@ async def test_another_embedding_model_is_refused_before_it_is_called(
 
 async def test_a_model_that_changes_its_length_is_refused(database: Database, online: Settings, folder: Path) -> None:
     """The same name with other dimensions is another model, and the error says what to do."""
-    async with database.transaction() as connection:
-        await store.check_stamp(connection, database.tenant, "openai/test-embedding", OTHER_DIMENSIONS + 1)
+    await put(database, "openai/test-embedding", OTHER_DIMENSIONS + 1)
     async with Ingester(database, Gateway(online), online) as ingester:
         with pytest.raises(IndexMismatch, match="gives 4 dimensions now, and the index holds 5"):
             await ingester.ingest_files(write(folder, a=GUIDE))
 
 
+async def test_a_document_never_stores_vectors_of_two_lengths(
+    database: Database, gateway: Gateway, settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vectors that are used again have the old length, those of what has changed another: nothing is written."""
+    files = write(folder, a=GUIDE)
+    async with Ingester(database, gateway, settings) as ingester:
+        await ingester.ingest_files(files)
+        before = await texts(database)
+
+        async def halved(given: list[str], **_: object) -> list[list[float]]:
+            return [[1.0] * 128 for _ in given]
+
+        monkeypatch.setattr(gateway, "embed", halved)
+        for place in ("part 11", "part 0"):
+            write(folder, a=GUIDE.replace(f"of {place} likes", f"of {place} never likes"))
+            with pytest.raises(IndexMismatch, match="gives 128 dimensions now, and the index holds 256"):
+                await ingester.ingest_files(files)
+            assert await texts(database) == before
+
+
+async def test_the_schema_refuses_a_vector_of_another_length(database: Database) -> None:
+    """Were the code to forget to look, one length of vectors would still stand under one stamp."""
+    await put(database, "a/model", 4)
+    with pytest.raises(IntegrityError):
+        async with database.transaction() as connection:
+            await connection.execute(text("UPDATE embeddings SET dimensions = 3"))
+
+
+async def test_an_index_without_any_vector_says_what_to_do(
+    ingester: Ingester, database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """After the last model was dropped nobody is told that there are no documents, and none is stored beside them."""
+    await ingester.ingest(GUIDE.encode(), source="guide.md")
+    reembedder = Reembedder(database, gateway, settings)
+    assert await reembedder.drop("offline/static")
+    for refused in (
+        ingester.ingest(b"# New", source="new.md"),
+        put(database, "offline/static", 256),
+        Retriever(database, gateway, settings).retrieve("heron"),
+    ):
+        with pytest.raises(IndexMismatch, match="run `EMBEDDING_MODEL=offline/static app reembed`"):
+            await refused
+    assert (await reembedder.run()).embedded == (await counts(database))["chunks"]
+    assert (await ingester.ingest(b"# New", source="new.md")).added == ["new.md"]
+
+
+async def test_a_model_whose_documents_are_gone_binds_nobody(
+    ingester: Ingester, database: Database, online: Settings
+) -> None:
+    """Another model may begin where nothing is stored any more; a question says that there is nothing."""
+    await ingester.ingest(GUIDE.encode(), source="guide.md")
+    async with database.transaction() as connection:
+        assert await store.delete_sources(connection, database.tenant, ["guide.md"]) == 1
+    with pytest.raises(NoDocuments):
+        await Retriever(database, Gateway(online), online).retrieve("heron")
+    async with Ingester(database, Gateway(online), online) as other:
+        assert (await other.ingest(GUIDE.encode(), source="guide.md")).added == ["guide.md"]
+    async with database.transaction() as connection:
+        assert [stamp.model for stamp in await store.stamps(connection, database.tenant)] == ["openai/test-embedding"]
+
+
+async def test_a_first_model_waits_for_one_who_is_writing(database: Database) -> None:
+    """Who meets an empty index while another's first document is not committed does not take its stamp away."""
+    await put(database, "a/model", 3)
+    async with asyncio.timeout(PATIENCE_SECONDS), database.transaction() as writing:
+        await store.delete_sources(writing, database.tenant, ["a/model.md"])
+        await writing.execute(text("COMMIT"))
+    waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    async with asyncio.timeout(PATIENCE_SECONDS), database.transaction() as writing:
+        stamp = await store.check_stamp(writing, database.tenant, "a/model", 3)
+        other = asyncio.create_task(put(database, "b/model", 3))
+        async with database.engine.connect() as watching:
+            while not await watching.scalar(waiting):
+                await watching.rollback()
+        document = Document("a.md", "", "x", "text/plain", "h")
+        await store.replace_document(
+            *(writing, stamp, database.tenant, document, [Chunk(0, 0, 1, "", "x")]), vectors=[[1.0] * 3], recipe=""
+        )
+    with pytest.raises(IndexMismatch, match="a/model"):
+        await other
+    assert (await counts(database))["embeddings"] == 1
+
+
+async def test_a_large_document_is_written_in_slices(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each statement takes so many chunks; the sums are those of all, also where the document is replaced."""
+    monkeypatch.setattr(store, "CHUNKS_AT_ONCE", 3)
+    sizes: list[int] = []
+    columns = store._columns  # noqa: SLF001  # what one statement gets cannot be seen from outside
+    monkeypatch.setattr(store, "_columns", lambda some, vectors: sizes.append(len(some)) or columns(some, vectors))
+    for size in (8, 7):
+        await put(database, "a/model", 4, chunks=size)
+        async with database.transaction() as connection:
+            [row] = await connection.execute(text("SELECT chunk_count, term_count FROM documents"))
+            [held] = await connection.scalars(text("SELECT sum(frequency) FROM postings"))
+        assert (row.chunk_count, row.term_count, held) == (size, size, size)
+        assert [check for check in await verify(database) if check.faults] == []
+    assert sizes == [3, 3, 2, 3, 3, 1]
+
+
+async def test_the_vector_that_is_used_again_is_the_models_own(
+    ingester: Ingester, database: Database, online: Settings
+) -> None:
+    """With two models side by side the same text under another name gets each model's vector, without a call."""
+    await ingester.ingest(b"# Heron\n\nA heron.", source="a.md")
+    await Reembedder(database, Gateway(online), online).run()
+    async with Ingester(database, Gateway(online), online) as other:
+        assert (await other.ingest(b"# Heron\n\nA heron.", source="b.md")).embedded == 0
+    assert (await ingester.ingest(b"# Heron\n\nA heron.", source="c.md")).embedded == 0
+    async with database.transaction() as connection:
+        found = await connection.execute(
+            text("""SELECT embedding_model, count(*) AS copies, count(DISTINCT embedding::text) AS kinds
+                FROM embeddings JOIN index_stamps s ON s.id = stamp_id GROUP BY 1""")
+        )
+        assert sorted(map(tuple, found)) == [("offline/static", 2, 1), ("openai/test-embedding", 2, 1)]
+
+
+async def test_metadata_counts_as_it_is_stored(ingester: Ingester, database: Database, folder: Path) -> None:
+    """A value in decomposed characters, or one that is cut when it is stored, is no change in the next run."""
+    files = write(folder, a=GUIDE)
+    options = Options({"cafe\u0301": "cre\u0300me", "long": "x" * 1_001})
+    await ingester.ingest_files(files, options=options)
+    assert (await ingester.ingest_files(files, options=options)).unchanged == ["a.md"]
+    async with database.transaction() as connection:
+        [stored] = await store.list_documents(connection, database.tenant)
+    assert stored.metadata == {"caf\u00e9": "cr\u00e8me", "long": "x" * 1_000}
+
+
 async def test_two_first_writers_with_different_models_do_not_mix(database: Database) -> None:
     """Of two that meet in an empty index one is refused."""
 
-    async def stamp(model: str) -> int:
-        async with database.transaction() as connection:
-            return await store.check_stamp(connection, database.tenant, model, 3)
-
-    results = await asyncio.gather(*(stamp(f"a/model-{n % 2}") for n in range(8)), return_exceptions=True)
+    results = await asyncio.gather(
+        *(put(database, f"a/model-{n % 2}", 3, source=f"{n}.md") for n in range(8)), return_exceptions=True
+    )
     assert {type(result) for result in results} == {int, IndexMismatch}
     assert (await counts(database))["index_stamps"] == 1
 
@@ -384,3 +525,43 @@ async def test_a_large_run_leaves_the_tables_tended(
     async with database.engine.connect() as connection:
         known = await connection.scalar(text("SELECT reltuples FROM pg_class WHERE relname = 'postings'"))
     assert known == (await counts(database))["postings"]
+
+
+async def test_small_runs_make_the_index_when_there_are_enough(
+    database: Database, ingester: Ingester, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uploads make none; the next run that writes anything does, and only where there is none yet."""
+    made = text("SELECT CAST(to_regclass('embeddings_hnsw_256') AS oid)")
+    monkeypatch.setattr(ingesting, "INDEX_FROM", 3)
+    await ingester.ingest(b"# A", source="a.md")
+    await ingester.ingest_files(write(folder, b="# B"))
+    async with database.engine.connect() as plain:
+        connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
+        assert await connection.scalar(made) is None
+        await ingester.ingest(b"# C", source="c.md")
+        await ingester.ingest_files(write(folder, b="# B"))
+        assert await connection.scalar(made) is None, "nothing was written"
+        await ingester.ingest_files(write(folder, d="# D"))
+        first = await connection.scalar(made)
+        await ingester.ingest_files(write(folder, e="# E"))
+        assert first is not None
+        assert await connection.scalar(made) == first
+        await connection.execute(text("DROP INDEX embeddings_hnsw_256"))
+
+
+async def test_tables_that_cannot_be_tended_fail_no_run(
+    ingester: Ingester, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is stored when the database goes: that is worth a warning."""
+    monkeypatch.setattr(ingesting, "TEND_FROM", 1)
+
+    async def gone(_: Database, **options: int) -> None:
+        async with connect("postgresql://127.0.0.1:1/app") as nowhere:
+            await vectors.tend(nowhere, **options)
+
+    monkeypatch.setattr(ingesting, "tend", gone)
+    with capture_logs() as logs:
+        assert (await ingester.ingest_files(write(folder, a=GUIDE))).added == ["a.md"]
+    [warning] = [entry for entry in logs if entry["event"].startswith("the tables were not tended")]
+    assert warning["log_level"] == "warning"
+    assert "refused" in warning["reason"]

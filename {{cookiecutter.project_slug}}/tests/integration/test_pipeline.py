@@ -328,6 +328,24 @@ async def test_a_citation_names_the_chunk_that_its_words_stand_in(
     assert len({citation.chunk_id for citation in answer.citations}) == 2
 
 
+async def test_a_citation_names_the_heading_that_its_words_stand_under(
+    provider: Provider, database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """A chunk may hold several sections; in plain text a `#` is no heading."""
+    settings = settings.model_copy(update={"chunk_characters": 900})
+    await keep(database, gateway, settings, {"rivers.md": RIVERS})
+    provider.reset()
+    said = '[1: "Nile is the longest river"], [1: "Volga is the longest river"].'
+    provider.then(Reply(said), Reply(said))
+    answer = await asking(provider, database, settings).ask(NILE)
+    assert [citation.heading for citation in answer.citations] == ["Rivers > Africa", "Rivers > Europe"]
+    assert len({citation.chunk_id for citation in answer.citations}) == 1
+    await remove_all(database)
+    await keep(database, gateway, settings, {"rivers.txt": RIVERS})
+    answer = await asking(provider, database, settings).ask(NILE)
+    assert [citation.heading for citation in answer.citations] == ["rivers", "rivers"]
+
+
 async def test_a_citation_names_the_page_that_its_words_begin_on(
     provider: Provider, database: Database, gateway: Gateway, settings: Settings
 ) -> None:

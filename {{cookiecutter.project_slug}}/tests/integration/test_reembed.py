@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -180,6 +181,44 @@ async def test_a_model_with_other_dimensions_than_it_had_is_refused(index: Datab
         await reembedder.run()
     await reembedder.drop(NEW)
     assert (await reembedder.run()).embedded == DOCUMENTS
+
+
+async def test_vectors_that_change_their_length_on_the_way_are_refused(
+    index: Database, new: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch is looked at, not the first alone, and those that come at the end too."""
+    gateway, calls = Gateway(new), 0
+    embed = gateway.embed
+
+    async def shrinking(texts: list[str], **options: Any) -> list[list[float]]:
+        nonlocal calls
+        calls += 1
+        made = [list(vector) for vector in await embed(texts, **options)]
+        return made if calls < changes else [*made[:-1], made[-1][:-1]]
+
+    monkeypatch.setattr(gateway, "embed", shrinking)
+    changes = 3
+    with pytest.raises(InvalidInput, match=f"gives 3 dimensions.*have 4.*--drop {NEW}"):
+        await Reembedder(index, gateway, new).run()
+    assert (await stamps(index))[NEW] == (False, 4)
+
+
+async def test_a_model_is_dropped_when_nobody_writes(index: Database, gateway: Gateway, settings: Settings) -> None:
+    """Who is at it is waited for; who comes after is told, and no writer meets a stamp that is gone."""
+    document, chunk = Document("new.md", "", "New.", "text/plain", "h"), Chunk(0, 0, 4, "", "New.")
+    blocked = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    async with asyncio.timeout(PATIENCE_SECONDS), index.transaction() as writing:
+        stamp = await store.check_stamp(writing, index.tenant, "offline/static", 256)
+        dropped = asyncio.create_task(Reembedder(index, gateway, settings).drop("offline/static"))
+        async with index.engine.connect() as watching:
+            while not await watching.scalar(blocked):
+                await watching.rollback()
+        vectors = [[1.0] * 256]
+        await store.replace_document(writing, stamp, index.tenant, document, [chunk], vectors=vectors, recipe="")
+    assert await dropped
+    with pytest.raises(IndexMismatch, match="app reembed"):
+        async with index.transaction() as writing:
+            await store.check_stamp(writing, index.tenant, "offline/static", 256)
 
 
 async def test_an_empty_index_has_nothing_to_embed(database: Database, new: Settings, provider: Provider) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from app.db import store
 from app.db.engine import Database
+from app.db.search import Search, Span
 from app.errors import IndexMismatch, NoDocuments
 from app.gateway.gateway import Gateway
 from app.rag.retrieval import Retriever
@@ -147,6 +148,12 @@ async def test_neighbours_are_read_with_what_was_found(
     assert (passage.chunk_id, passage.score) == (plain.passages[0].chunk_id, plain.passages[0].score)
 
 
+async def test_a_document_that_goes_meanwhile_is_left_out(database: Database) -> None:
+    """Its spans have no text any more, and cost the question nothing."""
+    async with database.transaction() as connection:
+        assert await Search(connection, database.tenant).texts([Span(1, 0, 0, 0, 9)]) == [""]
+
+
 async def test_neighbours_that_touch_become_one_passage(
     database: Database, gateway: Gateway, settings: Settings
 ) -> None:
@@ -256,6 +263,17 @@ async def test_a_reranker_has_the_last_word(
     assert [p.text for p in found.passages] == [plain.passages[5].text, plain.passages[4].text]
     assert [(c.fate, c.passage.rerank) for c in found.candidates] == [("read", 3), ("read", 2)] + [("below", 0)] * 4
     assert found.notes == ()
+
+
+async def test_a_reranker_does_not_limit_how_much_is_read(
+    provider: Provider, database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """Where more passages are wanted than are usually reranked, all of them are."""
+    numbers = tuple(f"Green tea number {n} {'abcdefghijklmnopqrstuvwxyzABCDEFGHIJ'[n] * 5}." for n in range(36))
+    await store_chunks(database, gateway, "drinks.md", numbers)
+    provider.then(Reply(json.dumps({"ratings": []})))
+    found = await retriever(database, online(provider, settings, rerank="llm", passages=36)).search("green tea")
+    assert (len(found.passages), found.notes) == (36, ())
 
 
 async def test_a_reranker_that_fails_leaves_the_fused_order(

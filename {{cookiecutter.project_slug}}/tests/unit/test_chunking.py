@@ -98,6 +98,28 @@ def test_a_chunk_knows_its_page() -> None:
     assert {chunk.page for chunk in split(document("text"), max_characters=100)} == {None}
 
 
+PAGES = st.lists(st.one_of(st.just(""), BODIES, TEXTS), min_size=1, max_size=6)
+SLIDES = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+
+
+@given(pages=PAGES, limit=LIMITS, overlap=st.integers(min_value=0, max_value=99))
+def test_no_chunk_holds_words_of_two_slides(pages: list[str], limit: int, overlap: int) -> None:
+    """Each slide, or sheet, is a section of its own; where there are many, some are empty."""
+    starts = [sum(len(page) + 2 for page in pages[:number]) for number in range(len(pages))]
+    deck = replace(document("\n\n".join(pages), SLIDES), page_starts=tuple(starts))
+    chunks = split(deck, max_characters=limit, overlap=overlap)
+    assert_exact(deck.text, chunks, limit, overlap)
+    for chunk in chunks:
+        assert chunk.page
+        assert starts[chunk.page - 1] <= chunk.start < chunk.end <= [*starts, len(deck.text)][chunk.page]
+
+
+def test_a_paragraph_may_run_over_the_page_of_a_pdf() -> None:
+    """There a page is no section: what fits into one chunk stays together."""
+    paged = replace(document("A sentence that\n\ngoes on.", "application/pdf"), page_starts=(0, 17))
+    assert len(split(paged, max_characters=100)) == 1
+
+
 @given(sections=SECTIONS, limit=LIMITS)
 def test_a_chunk_knows_the_headings_it_stands_under(sections: list[tuple[int, str]], limit: int) -> None:
     """The path holds the nearest heading of each lower level; lines of code are none."""

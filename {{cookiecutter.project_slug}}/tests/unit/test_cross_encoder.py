@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from app.errors import ConfigurationError, DeadlineExceeded
+from app.errors import ConfigurationError, DeadlineExceeded, ProviderGarbled
 from app.gateway.context import CallContext
 from app.rag.cross_encoder import BATCH, MODEL, MOST_TOKENS, THREAD, TOKENIZER, CrossEncoder, load, score
 from app.settings import Settings
@@ -325,6 +325,17 @@ def test_without_the_extra_the_message_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigurationError, match=r"`uv sync --extra onnx`"):
         load(str(folder(tmp_path)), "", tmp_path)
+
+
+async def test_a_model_that_fails_with_some_texts_is_a_failed_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The passages then keep their order; the question does not fail."""
+    settings = Settings(rerank_model=str(folder(tmp_path)), data_dir=tmp_path)
+    loaded = load(settings.rerank_model, settings.hub_url, settings.data_dir / "models")
+    monkeypatch.setattr(loaded, "_inputs", ["no such input"])
+    with pytest.raises(ProviderGarbled, match="the cross-encoder failed"):
+        await score(QUESTION, TEXTS, settings=settings, context=_context())
 
 
 async def test_nobody_waits_longer_than_the_deadline(tmp_path: Path) -> None:

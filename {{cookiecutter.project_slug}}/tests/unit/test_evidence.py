@@ -1,5 +1,7 @@
 """Which chunk and page a citation belongs to, by where its words begin."""
 
+from dataclasses import replace
+
 import pytest
 
 from app.db.answers import Stored
@@ -32,6 +34,42 @@ def test_the_chunk_and_the_page_are_those_of_the_first_word(start: int, chunk: i
     settled = evidence.settle(cited(start))
     assert (settled.chunk_id, settled.heading, settled.page) == (chunk, heading, page)
     assert (settled.quote, settled.start, settled.marker) == ("xxx", start, 1)
+
+
+GUIDE = "# Guide\n\n## One\n\nfirst\n\n```sh\n# no heading\n```\n\n## Two\n\nsecond\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "heading"),
+    [("Guide", "Guide"), ("first", "Guide > One"), ("no heading", "Guide > One"), ("second", "Guide > Two")],
+)
+def test_the_heading_is_the_one_above_the_first_word(words: str, heading: str) -> None:
+    """A chunk may hold several sections, and lines of code that look like headings."""
+    stored = Stored(GUIDE, (), ((0, len(GUIDE), 2, "Guide"),), GUIDE)
+    evidence = Evidence((replace(PASSAGE, text=GUIDE, end=len(GUIDE)),), (stored,))
+    assert evidence.settle(cited(GUIDE.index(words))).heading == heading
+
+
+def test_before_the_first_heading_the_one_of_the_chunk_stays() -> None:
+    """It is the title of the document."""
+    text = "before\n\n# Guide\n"
+    evidence = Evidence((PASSAGE,), (Stored(text, (), ((0, len(text), 2, "Title"),), text),))
+    assert evidence.settle(cited(0)).heading == "Title"
+
+
+def test_a_document_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many citations it has."""
+    looked: list[str] = []
+
+    def look(text: str) -> list[tuple[int, str]]:
+        looked.append(text)
+        return [(0, "Guide")]
+
+    monkeypatch.setattr("app.rag.evidence.headings_of", look)
+    evidence = Evidence((PASSAGE,), (Stored(GUIDE, (), CHUNKS, GUIDE),))
+    assert looked == []
+    assert {evidence.settle(cited(start)).heading for start in (0, 30, 50)} == {"Guide"}
+    assert looked == [GUIDE]
 
 
 def test_between_chunks_the_one_that_was_found_stays() -> None:

@@ -15,6 +15,7 @@ from app.errors import DocumentTooLarge, InvalidInput, UnsupportedDocument
 from app.rag.detect import TEXT_STARTS
 from app.rag.loaders import LOADERS
 from app.rag.loading import load_bytes
+from app.rag.sources import CONTROL
 from app.types import Document
 from tests.conftest import PROJECT
 from tests.documents import OFFICE, PACKAGE, PROPERTIES, STYLES, docx, eml, ods, paragraph, pdf, pptx, xls, xlsx, zipped
@@ -70,7 +71,7 @@ def test_any_bytes_become_storable_text_or_are_refused(beginning: bytes, rest: b
         return
     assert document.text.strip()
     for value in (document.text, document.title, *document.metadata, *document.metadata.values()):
-        assert not {"\0", "\r"} & set(value.encode().decode())
+        assert not CONTROL.search(value)
         assert unicodedata.is_normalized("NFC", value)
 
 
@@ -114,6 +115,19 @@ def test_a_document_of_too_many_pages_is_refused_before_they_are_read(data: byte
 def test_line_ends_and_the_byte_order_mark_make_no_difference(data: str) -> None:
     """Offsets count the same characters whichever system wrote the file."""
     assert load(data).text == "one\ntwo\nthree"
+
+
+def test_no_document_gives_orders_to_a_terminal() -> None:
+    """Control characters and changes of direction leave text, title and metadata; what parts lines becomes a line."""
+    orders = "\x1b[2J\x9b1m\x07\x08\x7f\u202e\u2066"
+    document = load(f'---\nby: "A.\\e[2J"\n---\n# Ti{orders}tle\n\na\tb\fc\x85d{orders}')
+    assert (document.text, document.title) == ("# Ti[2J1mtle\n\na\tb\nc\nd[2J1m", "Ti[2J1mtle")
+    assert document.metadata == {"by": "A.[2J"}
+    assert load('{"a": "\\u001b[2J"}', "a.json").text == "a: [2J"
+    assert load("<html><p>a&#27;[2J").text == "a[2J"
+    assert load("\u05d0\u202b\u05d1\u200f c").text == "\u05d0\u05d1\u200f c"
+    with pytest.raises(InvalidInput, match=r"'\\x1b.md' holds control characters"):
+        load_bytes(b"too long", source="\x1b.md", max_bytes=1)
 
 
 def test_decomposed_accents_match_composed_ones() -> None:
@@ -191,6 +205,64 @@ def test_html_becomes_markdown_of_its_content_alone() -> None:
         assert absent not in page.text
 
 
+@pytest.mark.parametrize(
+    "attribute",
+    ["hidden", "aria-hidden=TRUE", "style='color: red; Display : none'", "style='visibility:hidden !important'"],
+)
+def test_what_a_page_hides_is_no_content(attribute: str) -> None:
+    """Nobody who looks at the page could check a quote from it."""
+    assert load(f"<html><p>a<div {attribute}>secret <b>too</b></div><p {attribute}>secret</p><p>b").text == "a\n\nb"
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<body style='display:none'><p>a",
+        "<p style='backface-visibility: hidden'>a",
+        "<p aria-hidden=false>a",
+        "<p style='display:block'>a",
+    ],
+)
+def test_what_a_page_shows_is_content(html: str) -> None:
+    """A page that is hidden as a whole is shown by its scripts."""
+    assert load(f"<html>{html}").text == "a"
+
+
+def test_a_picture_is_what_it_is_called() -> None:
+    """Its address is nothing to read, least of all where it is the picture itself."""
+    data = "data:image/png;base64," + "QUJD" * 20_000
+    page = f"<html><p>A <img src='{data}' alt='red\n apple'> and <img src=b.png>.<h1><img src='{data}'>Fruit</h1>"
+    film = f"<video src='{data}' poster='{data}'><source src='{data}'>A film</video>"
+    assert load(f"{page}<p>{film}").text == "A red apple and.\n\n# Fruit\n\nA film"
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        *("javascript:x()", "JavaScript:x()", " java\tscr\nipt:x()", "\x01javascript:x()", "java&#9;script&colon;x()"),
+        *("data:text/html,x", "vbscript:x", "\u202ejava\u200bscript:x()", "file:///etc/passwd"),
+    ],
+)
+def test_a_link_that_would_run_something_is_only_its_text(href: str) -> None:
+    """However the scheme is written."""
+    assert load(f'<html><p>see <a href="{href}">here</a>').text == "see here"
+
+
+@pytest.mark.parametrize(
+    "href", ["https://example.org/a:b", "HTTP://example.org", "mailto:a@example.org", "/a", "b.html?c=d:e", "#part"]
+)
+def test_a_link_to_a_page_keeps_its_target(href: str) -> None:
+    """Also a relative one, or one within the page."""
+    assert load(f'<html><p>see <a href="{href}">here</a>').text == f"see [here]({href})"
+
+
+def test_a_picture_within_markdown_is_left_out() -> None:
+    """A line of encoded data would refuse the page; pictures that are elsewhere stay as they are written."""
+    data = "data:image/png;base64," + "QUJD" * 20_000
+    page = f'![one]({data})![two]( <{data}> "b") ![three](c.png) ![][four] (data: x)\n\n[four]: <{data}>\nend'
+    assert load(page).text == "![one]![two] ![three](c.png) ![][four] (data: x)\n\n\nend"
+
+
 def test_html_says_who_wrote_it() -> None:
     """Of what a page says of itself, the part that a question may be limited to."""
     named = "<meta name=Author content='A. Writer'><meta name=viewport content=x><meta charset=utf-8><meta name=date>"
@@ -247,6 +319,17 @@ def test_a_word_document_keeps_headings_and_tables_and_leaves_pictures_out() -> 
     assert load(docx(paragraph("Text.")), "folder/a.docx").title == "a"
 
 
+@pytest.mark.parametrize(
+    ("target", "text"), [("https://example.org", "[here](https://example.org)"), ("JAVASCRIPT:x()", "here")]
+)
+def test_a_link_of_a_word_document_is_as_safe_as_one_of_a_page(target: str, text: str) -> None:
+    """It goes through the same hands."""
+    related = f'<Relationships xmlns="{PACKAGE}/relationships"><Relationship Id="r1" Type="{OFFICE}/hyperlink" '
+    parts = {"word/_rels/document.xml.rels": f'{related}Target="{target}" TargetMode="External"/></Relationships>'}
+    link = f'<w:p><w:hyperlink xmlns:r="{OFFICE}" r:id="r1"><w:r><w:t>here</w:t></w:r></w:hyperlink></w:p>'
+    assert load(docx(link, parts=parts), "a.docx").text == text
+
+
 def test_slides_are_pages_with_title_text_table_and_notes() -> None:
     """The title of a slide is a heading."""
     table = [["fruit", "price"], ["apple", "3"]]
@@ -268,6 +351,14 @@ def test_sheets_are_pages_whose_rows_say_what_their_cells_are() -> None:
     )
     assert [document.text[start:][:6] for start in document.page_starts] == ["## Fru", "\n\n## O", "## One"]
     assert (document.title, document.metadata["author"]) == ("Book", "Me")
+
+
+def test_hidden_sheets_are_left_out() -> None:
+    """Whoever opens the workbook does not see them; pages count what is seen."""
+    book = {name: [[f"text of {name}"]] for name in ("A", "B", "C", "D")}
+    document = load(xlsx(book, hidden=["B", "C"]), "a.xlsx")
+    assert document.text == "## A\n\ntext of A\n\n## D\n\ntext of D"
+    assert [document.text[start:][:4] for start in document.page_starts] == ["## A", "## D"]
 
 
 @pytest.mark.parametrize("make", [ods, xls])

@@ -113,11 +113,32 @@ def test_standard_input_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> N
     assert read_stdin(max_bytes=9) == ("stdin", b"typed")
 
 
-@pytest.mark.parametrize("name", ["bad\udcff.md", "a\0b", "a\rb"])
-def test_a_name_that_is_not_unicode_is_refused(name: str) -> None:
-    """File systems allow names that no database takes; the message shows the name in a printable form."""
-    with pytest.raises(InvalidInput, match="is not valid Unicode") as caught:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("bad\udcff.md", "is not valid Unicode"),
+        *((f"a{character}b", "holds control characters") for character in "\0\r\t\n\x1b\x7f\x9b\u202e\u2066"),
+        ("", "the name is empty"),
+        (" \n", "the name is empty"),
+    ],
+)
+def test_a_name_that_cannot_be_stored_or_shown_is_refused(name: str, reason: str) -> None:
+    """File systems allow what no database takes and what a terminal obeys; the message shows it in a printable form."""
+    with pytest.raises(InvalidInput, match=reason) as caught:
         check_name(name)
+    assert caught.value.message.isprintable()
+
+
+def test_a_name_in_any_script_is_taken() -> None:
+    """Also with the marks that right-to-left text and families of emoji need."""
+    check_name("\u05d0\u200f b\u00a0\U0001f469\u200d\U0001f467.md")
+
+
+def test_the_name_of_a_file_is_checked_before_it_is_said(tmp_path: Path) -> None:
+    """A file that is too large as well is refused with a message that a terminal shows."""
+    make(tmp_path, "a\x1b[2Jb.md", text="too long")
+    with pytest.raises(InvalidInput, match="control characters") as caught:
+        read_file(tmp_path / "a\x1b[2Jb.md", max_bytes=1)
     assert caught.value.message.isprintable()
 
 

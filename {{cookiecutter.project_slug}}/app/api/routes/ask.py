@@ -13,7 +13,8 @@ from app.api.deps import FromServices
 from app.api.disconnect import EventStream
 from app.api.errors import body, public, report
 from app.errors import AppError
-from app.rag.pipeline import LONGEST_FILTER, MOST_FILTERS, Event
+from app.rag.asking import LONGEST_FILTER, MOST_FILTERS
+from app.rag.pipeline import Event
 from app.types import Answer, Citation, Filter, RejectedCitation, TextDelta
 
 router = APIRouter(prefix="/v1", tags=["ask"])

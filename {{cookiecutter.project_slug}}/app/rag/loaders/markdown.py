@@ -1,4 +1,4 @@
-"""Markdown, as it is, its front matter taken off."""
+"""Markdown, as it is, its front matter taken off, and pictures that are written into it."""
 
 import re
 from itertools import pairwise
@@ -9,6 +9,10 @@ from markdown_it import MarkdownIt
 from app.rag.loaders import Loaded
 
 FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|$)", re.DOTALL)
+PICTURE = re.compile(  # `![alt](data:...)`, or the line `[name]: data:...` that a picture refers to
+    r"(!\[[^\]\n]{0,1000}\])\([ \t]*<?data:[^()\n]*\)|^ {0,3}\[[^\]\n]{1,1000}\]:[ \t]*<?data:.*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 LONGEST_FRONT_MATTER = 20_000
 TITLE_WITHIN = 200_000  # no title stands further down
 
@@ -17,6 +21,7 @@ def load(data: bytes) -> Loaded:
     """Flat values of the front matter are metadata; the title is the first heading of level one, or its `title`."""
     text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     metadata, text = _without_front_matter(text)
+    text = PICTURE.sub(r"\1", text)
     return Loaded([text], first_heading(text) or metadata.get("title", ""), metadata)
 
 

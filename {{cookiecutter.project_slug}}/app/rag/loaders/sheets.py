@@ -2,7 +2,7 @@
 
 import io
 
-from python_calamine import CalamineWorkbook
+from python_calamine import CalamineWorkbook, SheetVisibleEnum
 
 from app.rag.loaders import Loaded
 from app.rag.loaders.office import read_properties
@@ -10,11 +10,14 @@ from app.rag.loaders.tables import lines
 
 
 def load(data: bytes) -> Loaded:
-    """The first row of a sheet that is not empty names the columns; formulas count with their last value."""
+    """The first row of a sheet that is not empty names the columns; formulas count with their last value.
+
+    Hidden sheets are left out, as a reader does not see them; the pages are those that are shown.
+    """
     book = CalamineWorkbook.from_filelike(io.BytesIO(data))
     title, metadata = read_properties(data) if data.startswith(b"PK") else ("", {})
-    pages = (_page(book, name) for name in book.sheet_names)
-    return Loaded(pages, title, metadata, page_count=len(book.sheet_names))
+    shown = [sheet.name for sheet in book.sheets_metadata if sheet.visible == SheetVisibleEnum.Visible]
+    return Loaded((_page(book, name) for name in shown), title, metadata, page_count=len(shown))
 
 
 def _page(book: CalamineWorkbook, name: str) -> str:

@@ -33,7 +33,6 @@ def _reshape() -> None:
         WHERE c.document_id = d.id
     """)
     op.execute("CREATE INDEX documents_size ON documents (tenant) INCLUDE (chunk_count, term_count)")
-    op.execute("CREATE INDEX documents_metadata ON documents USING gin (metadata)")
     op.execute("""
         ALTER TABLE chunks
             ADD COLUMN context text NOT NULL DEFAULT '',
@@ -73,20 +72,22 @@ def _move_vectors() -> None:
             DROP CONSTRAINT index_stamps_pkey,
             ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             ADD COLUMN ready boolean NOT NULL DEFAULT true,
-            ADD CONSTRAINT index_stamps_tenant_model_key UNIQUE (tenant, embedding_model)
+            ADD CONSTRAINT index_stamps_tenant_model_key UNIQUE (tenant, embedding_model),
+            ADD CONSTRAINT index_stamps_id_dimensions_key UNIQUE (id, dimensions)
     """)
     op.execute("ALTER TABLE index_stamps ALTER COLUMN ready DROP DEFAULT")
     op.execute("COMMENT ON COLUMN index_stamps.ready IS 'every chunk had its vector when this was set'")
     op.execute("""
         CREATE TABLE embeddings (
-            stamp_id bigint NOT NULL REFERENCES index_stamps ON DELETE CASCADE,
+            stamp_id bigint NOT NULL,
             chunk_id bigint NOT NULL REFERENCES chunks ON DELETE CASCADE,
             tenant text NOT NULL,
             dimensions integer NOT NULL,
             -- no length here: the stamp says which model, and with it how many dimensions. In the row, because a
             -- search that reads all of them must not fetch each from elsewhere.
             embedding halfvec STORAGE MAIN NOT NULL,
-            PRIMARY KEY (stamp_id, chunk_id)
+            PRIMARY KEY (stamp_id, chunk_id),
+            FOREIGN KEY (stamp_id, dimensions) REFERENCES index_stamps (id, dimensions) ON DELETE CASCADE
         )""")
     op.execute("CREATE INDEX embeddings_chunk ON embeddings (chunk_id)")
     op.execute("""
