@@ -191,8 +191,11 @@ async def known_vectors(
     connection: AsyncConnection, tenant: str, stamp_id: int, hashes: Sequence[str]
 ) -> dict[str, list[float]]:
     """The stored vectors of chunks that read the same, by their `hash_text`."""
-    values = {"tenant": tenant, "stamp_id": stamp_id, "hashes": list(hashes)}
-    return {row.content_hash: row.vector for row in await connection.execute(VECTORS, values)}
+    found: dict[str, list[float]] = {}
+    for start in range(0, len(hashes), CHUNKS_AT_ONCE):  # to read what comes back stops this process too
+        values = {"tenant": tenant, "stamp_id": stamp_id, "hashes": list(hashes[start : start + CHUNKS_AT_ONCE])}
+        found |= {row.content_hash: row.vector for row in await connection.execute(VECTORS, values)}
+    return found
 
 
 async def stamps(connection: AsyncConnection, tenant: str) -> list[Stamp]:

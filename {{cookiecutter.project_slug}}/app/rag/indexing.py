@@ -18,6 +18,7 @@ from app.prompts.loader import load_prompt
 from app.rag.contextual import add_contexts
 from app.rag.loading import clean_metadata
 from app.rag.parsing import Parsed, Parser
+from app.rag.sources import CONTROL
 from app.rag.stages import one_error
 from app.settings import Settings
 from app.types import Origin
@@ -51,8 +52,9 @@ class IngestReport:
         self.chunks += chunks
 
     def skip(self, source: str, error: Exception) -> None:
-        """Note why a source was left out; its name may hold bytes that nobody can print."""
-        self.skipped.append((source.encode(errors="replace").decode(), getattr(error, "message", str(error))))
+        """Note why a source was left out; its name may hold what nobody can print, or what a terminal would obey."""
+        name = CONTROL.sub("?", source.encode(errors="replace").decode().replace("\n", "?"))
+        self.skipped.append((name, getattr(error, "message", str(error))))
 
     def add(self, other: "IngestReport") -> None:
         """Take in what happened to others."""

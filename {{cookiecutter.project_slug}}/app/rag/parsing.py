@@ -62,8 +62,8 @@ class Parser:
             InvalidInput: its name cannot be stored.
 
         """
-        check_size(source, len(data), self._settings.max_document_bytes)
         check_name(source)
+        check_size(source, len(data), self._settings.max_document_bytes)
         request = self._recipe() | {"source": source, "origin": origin, "metadata": dict(metadata or {})}
         async with self._free:
             child = await self._child()

@@ -135,6 +135,15 @@ def test_sync_removes_what_has_left_the_folder(app: Command) -> None:
     assert "1 removed" in app("ingest", "--sync", ".").out
 
 
+def test_a_name_cannot_command_the_terminal(app: Command) -> None:
+    """A file whose name holds an escape sequence is skipped, and told without it."""
+    Path("docs/red\x1b[31m\n.md").write_text(COFFEE)
+    ended = app("ingest", "docs")
+    assert ended.status == 1
+    assert "skipped docs/red?[31m?.md: " in ended.out.replace(str(Path.cwd()) + "/", "")
+    assert "\x1b" not in ended.out
+
+
 def test_sync_distrusts_an_empty_working_directory(app: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What another folder holds does not show that this one's documents are really gone."""
     app("ingest", ".")

@@ -1,7 +1,7 @@
 """Documents into a real Postgres: all of a document or nothing of it, and nothing done twice."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -10,8 +10,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 from structlog.testing import capture_logs
 
-from app.db import store, vectors
+from app.db import store
 from app.db.engine import Database, connect
+from app.db.vectors import tend
 from app.db.verify import verify
 from app.errors import ContextTooLong, IndexMismatch, InvalidInput, NoDocuments, ProviderMisconfigured
 from app.gateway.gateway import Gateway
@@ -411,9 +412,8 @@ async def test_a_model_whose_documents_are_gone_binds_nobody(
 async def test_a_first_model_waits_for_one_who_is_writing(database: Database) -> None:
     """Who meets an empty index while another's first document is not committed does not take its stamp away."""
     await put(database, "a/model", 3)
-    async with asyncio.timeout(PATIENCE_SECONDS), database.transaction() as writing:
-        await store.delete_sources(writing, database.tenant, ["a/model.md"])
-        await writing.execute(text("COMMIT"))
+    async with database.transaction() as connection:
+        await store.delete_sources(connection, database.tenant, ["a/model.md"])
     waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
     async with asyncio.timeout(PATIENCE_SECONDS), database.transaction() as writing:
         stamp = await store.check_stamp(writing, database.tenant, "a/model", 3)
@@ -434,8 +434,13 @@ async def test_a_large_document_is_written_in_slices(database: Database, monkeyp
     """Each statement takes so many chunks; the sums are those of all, also where the document is replaced."""
     monkeypatch.setattr(store, "CHUNKS_AT_ONCE", 3)
     sizes: list[int] = []
-    columns = store._columns  # noqa: SLF001  # what one statement gets cannot be seen from outside
-    monkeypatch.setattr(store, "_columns", lambda some, vectors: sizes.append(len(some)) or columns(some, vectors))
+    columns = store._columns  # what one statement gets cannot be seen from outside
+
+    def noted(some: Sequence[Chunk], given: Sequence[Sequence[float]]) -> dict[str, list[object]]:
+        sizes.append(len(some))
+        return columns(some, given)
+
+    monkeypatch.setattr(store, "_columns", noted)
     for size in (8, 7):
         await put(database, "a/model", 4, chunks=size)
         async with database.transaction() as connection:
@@ -476,7 +481,6 @@ async def test_metadata_counts_as_it_is_stored(ingester: Ingester, database: Dat
 
 async def test_two_first_writers_with_different_models_do_not_mix(database: Database) -> None:
     """Of two that meet in an empty index one is refused."""
-
     results = await asyncio.gather(
         *(put(database, f"a/model-{n % 2}", 3, source=f"{n}.md") for n in range(8)), return_exceptions=True
     )
@@ -550,14 +554,14 @@ async def test_small_runs_make_the_index_when_there_are_enough(
 
 
 async def test_tables_that_cannot_be_tended_fail_no_run(
-    ingester: Ingester, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ingester: Ingester, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything is stored when the database goes: that is worth a warning."""
     monkeypatch.setattr(ingesting, "TEND_FROM", 1)
 
     async def gone(_: Database, **options: int) -> None:
         async with connect("postgresql://127.0.0.1:1/app") as nowhere:
-            await vectors.tend(nowhere, **options)
+            await tend(nowhere, **options)
 
     monkeypatch.setattr(ingesting, "tend", gone)
     with capture_logs() as logs:
