@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.store import as_literal, find_stamp
+from app.db.stamps import find_stamp
+from app.db.store import as_literal
 from app.errors import NoDocuments
 from app.types import Filter, Passage
 

@@ -13,7 +13,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engine import Database
-from app.db.store import Stamp, as_literal, hold_writers, stamps
+from app.db.stamps import Stamp, hold_writers, read_stamps
+from app.db.store import as_literal
 from app.db.tables import index_stamps
 from app.errors import DatabaseUnavailable
 
@@ -63,7 +64,7 @@ async def begin_stamp(connection: AsyncConnection, tenant: str, model: str, dime
     """The model's stamp, made where there is none; not ready yet, unless it was before."""
     new = {"tenant": tenant, "embedding_model": model, "dimensions": dimensions, "ready": False}
     await connection.execute(upsert(index_stamps).values(**new).on_conflict_do_nothing())
-    return next(stamp for stamp in await stamps(connection, tenant) if stamp.model == model)
+    return next(stamp for stamp in await read_stamps(connection, tenant) if stamp.model == model)
 
 
 async def count_missing(connection: AsyncConnection, tenant: str, stamp_id: int) -> tuple[int, int]:

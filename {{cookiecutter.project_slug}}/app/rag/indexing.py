@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from app.db import store
+from app.db import stamps, store
 from app.db.engine import Database
 from app.db.store import Version
 from app.gateway.gateway import EMBEDDING_BATCH, Gateway
@@ -94,7 +94,7 @@ class Indexer:
     async def check_model(self) -> None:
         """Raise IndexMismatch before anything is paid for, if the index holds another model's vectors."""
         async with self._database.transaction() as connection:
-            await store.find_stamp(connection, self._database.tenant, self._settings.embedding.model)
+            await stamps.find_stamp(connection, self._database.tenant, self._settings.embedding.model)
 
     async def versions(self, sources: Sequence[str]) -> dict[str, Version]:
         """Of these sources those that are stored."""
@@ -143,7 +143,7 @@ class Indexer:
         """The vectors of chunks that read the same: of the document's last version, or of one under another name."""
         tenant = self._database.tenant
         async with self._database.transaction() as connection:
-            stamp = await store.find_stamp(connection, tenant, self._settings.embedding.model)
+            stamp = await stamps.find_stamp(connection, tenant, self._settings.embedding.model)
             return {} if stamp is None else {**await store.known_vectors(connection, tenant, stamp, hashes)}
 
     async def _embed(self, texts: Sequence[str]) -> list[Vector]:
@@ -168,7 +168,7 @@ class Indexer:
             for document, chunks in ((parsed.document, parsed.chunks) for parsed in batch):
                 own = [vectors[store.hash_text(chunk.searched)] for chunk in chunks]
                 async with begin() as connection:
-                    stamp = await store.check_stamp(connection, tenant, model, *lengths)
+                    stamp = await stamps.check_stamp(connection, tenant, model, *lengths)
                     existed = await store.replace_document(
                         connection, stamp, tenant, document, chunks, vectors=own, recipe=self._recipe
                     )

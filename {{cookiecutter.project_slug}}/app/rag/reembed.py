@@ -7,9 +7,9 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from app.db import store, vectors
+from app.db import stamps, vectors
 from app.db.engine import Database
-from app.db.store import Stamp
+from app.db.stamps import Stamp
 from app.errors import InvalidInput, NoDocuments
 from app.gateway.gateway import EMBEDDING_BATCH, Gateway
 from app.rag.indexing import calls_at_a_time
@@ -38,7 +38,7 @@ class Reembedder:
     async def count(self) -> int:
         """How many chunks have no vector of the model yet."""
         async with self._database.transaction() as connection:
-            known = await store.stamps(connection, self._database.tenant)
+            known = await stamps.read_stamps(connection, self._database.tenant)
             stamp = next((stamp.id for stamp in known if stamp.model == self._model), 0)
             _, missing = await vectors.count_missing(connection, self._database.tenant, stamp)
         return missing
@@ -93,7 +93,7 @@ class Reembedder:
         """Embed what came meanwhile and switch, in one transaction; how many these were, and all there are."""
         tenant, last = self._database.tenant, 0
         async with self._database.transaction() as connection:
-            await store.hold_writers(connection, tenant)
+            await stamps.hold_writers(connection, tenant)
             while found := await vectors.read_missing(connection, tenant, stamp.id, limit=EMBEDDING_BATCH):
                 await vectors.add_vectors(connection, tenant, stamp.id, await self._embed(found, stamp))
                 last += len(found)

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.db import embedded, store
+from app.db import embedded, stamps, store
 from app.db import verify as verifying
 from app.db.embedded import EmbeddedPostgres
 from app.db.engine import MIGRATIONS, Database, connect, migrate, open_database
@@ -143,7 +143,7 @@ async def test_documents_outlive_the_migration_to_row_level_security(empty_url: 
             [hash_] = await connection.scalars(text("SELECT content_hash FROM chunks WHERE ordinal = 0"))
             assert hash_ == store.hash_text("A\nA heron.")
             assert (await store.known_vectors(connection, "default", 1, [hash_])) == {hash_: [1, 2]}
-            again = await store.check_stamp(connection, "default", "m", 2)
+            again = await stamps.check_stamp(connection, "default", "m", 2)
             await store.replace_document(
                 *(connection, again, "default", Document("b.md", "B", "Text.", "text/plain", "h")),
                 *([Chunk(0, 0, 5, "B", "Text.")],),
@@ -158,7 +158,7 @@ async def test_documents_outlive_the_migration_to_row_level_security(empty_url: 
 async def store_vectors(database: Database) -> None:
     """A document of four chunks, with vectors of three numbers."""
     async with database.transaction() as connection:
-        stamp = await store.check_stamp(connection, database.tenant, "a/model", 3)
+        stamp = await stamps.check_stamp(connection, database.tenant, "a/model", 3)
         parts = [Chunk(n, n, n + 1, "", "x") for n in range(4)]
         document = Document("a.md", "", "xxxx", "text/plain", "h")
         vectors = [[1.0, n, 0.0] for n in range(4)]
@@ -179,7 +179,7 @@ async def test_verify_reads_texts_by_their_size(database: Database, monkeypatch:
     async with database.transaction() as connection:
         for n, length in enumerate([size] * 11 + [4 * size]):
             document = Document(f"{n}.md", "", "x" * length, "text/plain", "h")
-            stamp = await store.check_stamp(connection, database.tenant, "a/model", 3)
+            stamp = await stamps.check_stamp(connection, database.tenant, "a/model", 3)
             chunk = Chunk(0, 0, 1, "", "x")
             await store.replace_document(
                 *(connection, stamp, database.tenant, document, [chunk]), vectors=[[1.0, 0, 0]], recipe=""
@@ -333,7 +333,7 @@ async def test_an_error_undoes_the_whole_transaction(database: Database) -> None
 
     async def write_and_fail() -> None:
         async with database.transaction() as connection:
-            await store.check_stamp(connection, database.tenant, "a/model", 4)
+            await stamps.check_stamp(connection, database.tenant, "a/model", 4)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

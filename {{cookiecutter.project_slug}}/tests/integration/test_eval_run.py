@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.db import store
+from app.db import stamps, store
 from app.db.engine import Database
 from app.errors import InvalidInput
 from app.evals.dataset import Case, Dataset, Evidence
@@ -111,10 +111,10 @@ async def test_a_run_with_another_model_begins_anew(
     """What an earlier model's vectors stood for is forgotten: this tenant serves nobody."""
     theirs = database.for_tenant(TENANT)
     async with theirs.transaction() as connection:
-        await store.check_stamp(connection, TENANT, "another/model", 3)
+        await stamps.check_stamp(connection, TENANT, "another/model", 3)
     await run(dataset(), documents, database, gateway, settings)
     async with theirs.transaction() as connection:
-        assert [stamp.model for stamp in await store.stamps(connection, TENANT)] == [settings.embedding.model]
+        assert [stamp.model for stamp in await stamps.read_stamps(connection, TENANT)] == [settings.embedding.model]
 
 
 async def test_a_document_that_cannot_be_read_stops_the_run(

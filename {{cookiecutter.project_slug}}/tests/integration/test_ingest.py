@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 from structlog.testing import capture_logs
 
-from app.db import store
+from app.db import stamps, store
 from app.db.engine import Database, connect
 from app.db.vectors import tend
 from app.db.verify import verify
@@ -59,7 +59,7 @@ async def put(database: Database, model: str, length: int, *, source: str = "", 
     document = Document(source or f"{model}.md", "", body, "text/plain", "h")
     parts = [Chunk(n, 5 * n, 5 * n + 4, "", "word") for n in range(chunks)]
     async with database.transaction() as connection:
-        stamp = await store.check_stamp(connection, database.tenant, model, length)
+        stamp = await stamps.check_stamp(connection, database.tenant, model, length)
         vectors = [[1.0] * length] * chunks
         await store.replace_document(connection, stamp, database.tenant, document, parts, vectors=vectors, recipe="")
     return stamp
@@ -159,7 +159,7 @@ async def test_a_failure_half_way_leaves_nothing_of_a_document(ingester: Ingeste
 
     async def replace(vectors: int) -> None:
         async with database.transaction() as connection:
-            stamp = await store.check_stamp(connection, database.tenant, "offline/static", 256)
+            stamp = await stamps.check_stamp(connection, database.tenant, "offline/static", 256)
             given = [[0.5] * 256] * vectors
             await store.replace_document(connection, stamp, database.tenant, new, parts, vectors=given, recipe="")
 
@@ -406,7 +406,9 @@ async def test_a_model_whose_documents_are_gone_binds_nobody(
     async with Ingester(database, Gateway(online), online) as other:
         assert (await other.ingest(GUIDE.encode(), source="guide.md")).added == ["guide.md"]
     async with database.transaction() as connection:
-        assert [stamp.model for stamp in await store.stamps(connection, database.tenant)] == ["openai/test-embedding"]
+        assert [stamp.model for stamp in await stamps.read_stamps(connection, database.tenant)] == [
+            "openai/test-embedding"
+        ]
 
 
 async def test_a_first_model_waits_for_one_who_is_writing(database: Database) -> None:
@@ -416,7 +418,7 @@ async def test_a_first_model_waits_for_one_who_is_writing(database: Database) ->
         await store.delete_sources(connection, database.tenant, ["a/model.md"])
     waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
     async with asyncio.timeout(PATIENCE_SECONDS), database.transaction() as writing:
-        stamp = await store.check_stamp(writing, database.tenant, "a/model", 3)
+        stamp = await stamps.check_stamp(writing, database.tenant, "a/model", 3)
         other = asyncio.create_task(put(database, "b/model", 3))
         async with database.engine.connect() as watching:
             while not await watching.scalar(waiting):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app.db import store
+from app.db import stamps, store
 from app.db.engine import Database
 from app.db.vectors import begin_stamp
 from app.db.verify import Check, verify
@@ -53,7 +53,7 @@ async def index(database: Database, ingester: Ingester, monkeypatch: pytest.Monk
     return database
 
 
-async def stamps(database: Database) -> dict[str, tuple[bool, int]]:
+async def held(database: Database) -> dict[str, tuple[bool, int]]:
     """By model whether it is ready, and how many vectors it has."""
     async with database.transaction() as connection:
         query = text("""SELECT embedding_model, ready, (
@@ -79,14 +79,14 @@ async def test_the_new_model_takes_over_without_a_gap(
     steps: list[int] = []
     done = await reembedder.run(steps.append)
     assert (done.model, done.chunks, done.embedded, sum(steps)) == (NEW, DOCUMENTS, DOCUMENTS, DOCUMENTS)
-    assert await stamps(index) == {"offline/static": (True, DOCUMENTS), NEW: (True, DOCUMENTS)}
+    assert await held(index) == {"offline/static": (True, DOCUMENTS), NEW: (True, DOCUMENTS)}
     for server in (old_server, new_server):
         assert any(passage.dense is not None for passage in await server.retrieve("heron number 3"))
     assert await faults(index) == []
 
     assert await reembedder.drop("offline/static")
     assert not await reembedder.drop("offline/static")
-    assert await stamps(index) == {NEW: (True, DOCUMENTS)}
+    assert await held(index) == {NEW: (True, DOCUMENTS)}
     assert await new_server.retrieve("heron number 3")
     with pytest.raises(IndexMismatch, match="offline/static app reembed"):
         await old_server.retrieve("heron")
@@ -99,7 +99,7 @@ async def test_what_was_embedded_before_a_failure_is_not_paid_twice(
     provider.then(Reply(), Reply(), Reply(), WRONG_KEY)  # the first asks for the dimensions
     with pytest.raises(ProviderMisconfigured):
         await Reembedder(index, Gateway(new), new).run()
-    assert (await stamps(index))[NEW] == (False, 8)
+    assert (await held(index))[NEW] == (False, 8)
     assert {check.repair for check in await faults(index)} == {"reembed"}
     with pytest.raises(IndexMismatch, match="not every chunk has a vector"):
         await Retriever(index, Gateway(new), new).retrieve("heron")
@@ -114,7 +114,7 @@ async def test_two_at_once_do_not_collide(index: Database, new: Settings) -> Non
     """Each chunk gets one vector, whoever is first."""
     runs = (Reembedder(index, Gateway(new), new).run() for _ in range(2))
     await asyncio.gather(*runs)
-    assert (await stamps(index))[NEW] == (True, DOCUMENTS)
+    assert (await held(index))[NEW] == (True, DOCUMENTS)
     assert await faults(index) == []
 
 
@@ -132,10 +132,10 @@ async def test_documents_that_come_meanwhile_get_both_vectors(
     done = await Reembedder(index, Gateway(new), new).run(write)
     await asyncio.gather(*added)
     assert done.model == NEW
-    missing = (await stamps(index))["offline/static"][1] - (await stamps(index))[NEW][1]
+    missing = (await held(index))["offline/static"][1] - (await held(index))[NEW][1]
     assert missing in range(3), "what came after the switch has the writer's vectors"
     await Reembedder(index, Gateway(new), new).run()
-    assert await stamps(index) == {"offline/static": (True, DOCUMENTS + 1), NEW: (True, DOCUMENTS + 1)}
+    assert await held(index) == {"offline/static": (True, DOCUMENTS + 1), NEW: (True, DOCUMENTS + 1)}
     assert await faults(index) == []
 
 
@@ -145,7 +145,7 @@ async def test_the_switch_waits_for_writers_and_catches_what_they_wrote(
     """A transaction that is open when everything seems to be embedded is not missed."""
     old_server = Retriever(index, gateway, settings)
     async with asyncio.timeout(PATIENCE_SECONDS), index.transaction() as writing:
-        stamp = await store.check_stamp(writing, index.tenant, "offline/static", 256)
+        stamp = await stamps.check_stamp(writing, index.tenant, "offline/static", 256)
         document, chunk = Document("new.md", "", "New.", "text/plain", "h"), Chunk(0, 0, 4, "", "New.")
         vectors = [[1.0] * 256]
         await store.replace_document(writing, stamp, index.tenant, document, [chunk], vectors=vectors, recipe="")
@@ -154,10 +154,10 @@ async def test_the_switch_waits_for_writers_and_catches_what_they_wrote(
         async with index.engine.connect() as watching:
             while not await watching.scalar(blocked):
                 await watching.rollback()
-        assert not (await stamps(index))[NEW][0]
+        assert not (await held(index))[NEW][0]
         assert await old_server.retrieve("heron"), "who only reads waits for nobody"
     assert (await run).embedded == DOCUMENTS + 1
-    assert (await stamps(index))[NEW] == (True, DOCUMENTS + 1)
+    assert (await held(index))[NEW] == (True, DOCUMENTS + 1)
 
 
 async def test_documents_of_another_writer_are_missed_until_the_next_run(
@@ -200,7 +200,7 @@ async def test_vectors_that_change_their_length_on_the_way_are_refused(
     changes = 3
     with pytest.raises(InvalidInput, match=f"gives 3 dimensions.*have 4.*--drop {NEW}"):
         await Reembedder(index, gateway, new).run()
-    assert (await stamps(index))[NEW] == (False, 4)
+    assert (await held(index))[NEW] == (False, 4)
 
 
 async def test_a_model_is_dropped_when_nobody_writes(index: Database, gateway: Gateway, settings: Settings) -> None:
@@ -208,7 +208,7 @@ async def test_a_model_is_dropped_when_nobody_writes(index: Database, gateway: G
     document, chunk = Document("new.md", "", "New.", "text/plain", "h"), Chunk(0, 0, 4, "", "New.")
     blocked = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
     async with asyncio.timeout(PATIENCE_SECONDS), index.transaction() as writing:
-        stamp = await store.check_stamp(writing, index.tenant, "offline/static", 256)
+        stamp = await stamps.check_stamp(writing, index.tenant, "offline/static", 256)
         dropped = asyncio.create_task(Reembedder(index, gateway, settings).drop("offline/static"))
         async with index.engine.connect() as watching:
             while not await watching.scalar(blocked):
@@ -218,7 +218,7 @@ async def test_a_model_is_dropped_when_nobody_writes(index: Database, gateway: G
     assert await dropped
     with pytest.raises(IndexMismatch, match="app reembed"):
         async with index.transaction() as writing:
-            await store.check_stamp(writing, index.tenant, "offline/static", 256)
+            await stamps.check_stamp(writing, index.tenant, "offline/static", 256)
 
 
 async def test_an_empty_index_has_nothing_to_embed(database: Database, new: Settings, provider: Provider) -> None:
@@ -227,4 +227,4 @@ async def test_an_empty_index_has_nothing_to_embed(database: Database, new: Sett
     assert await reembedder.count() == 0
     with pytest.raises(NoDocuments):
         await reembedder.run()
-    assert (provider.count.calls, await stamps(database)) == (0, {})
+    assert (provider.count.calls, await held(database)) == (0, {})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app.db import store
+from app.db import stamps, store
 from app.db.engine import Database
 from app.db.search import Search, Span
 from app.errors import IndexMismatch, NoDocuments
@@ -37,7 +37,7 @@ async def store_chunks(
         chunks.append(Chunk(n, start, start + len(part), "Drinks", part))
     vectors = await gateway.embed([chunk.searched for chunk in chunks])
     async with database.transaction() as connection:
-        stamp = await store.check_stamp(connection, database.tenant, "offline/static", len(vectors[0]))
+        stamp = await stamps.check_stamp(connection, database.tenant, "offline/static", len(vectors[0]))
         document = Document(source, "Drinks", whole, "text/plain", "hash", metadata=metadata or {})
         await store.replace_document(connection, stamp, database.tenant, document, chunks, vectors=vectors, recipe="")
     return whole

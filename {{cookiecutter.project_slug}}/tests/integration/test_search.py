@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from app.db import search as sql
-from app.db import store
+from app.db import stamps, store
 from app.db.engine import Database
 from app.db.search import K1, B, Search
 from app.db.vectors import tend
@@ -33,7 +33,7 @@ async def fill(
 ) -> int:
     """Store each text as a document of one chunk, in order; give the stamp."""
     async with database.transaction() as connection:
-        stamp = await store.check_stamp(connection, database.tenant, MODEL, DIMENSIONS)
+        stamp = await stamps.check_stamp(connection, database.tenant, MODEL, DIMENSIONS)
         for n, body in enumerate(texts):
             document = Document(f"{source}{n}.md", "", body, "text/plain", "hash", metadata=metadata or {})
             vector = vectors[n] if vectors else direction(n)
@@ -171,7 +171,7 @@ async def test_the_rarest_word_proposes_however_common_it_is(
 async def test_headings_and_contexts_are_searched(database: Database) -> None:
     """A chunk is found by the heading it stands under and by the context that was written for it."""
     async with database.transaction() as connection:
-        stamp = await store.check_stamp(connection, database.tenant, MODEL, DIMENSIONS)
+        stamp = await stamps.check_stamp(connection, database.tenant, MODEL, DIMENSIONS)
         document = Document("a.md", "", "stone", "text/plain", "hash")
         chunk = Chunk(0, 0, 5, "goat", "stone", context="lamp")
         await store.replace_document(
@@ -238,7 +238,7 @@ async def test_each_tenant_finds_only_its_own_through_the_index(database: Databa
         await fill(tenant, ["river"] * 12, vectors=[direction(7, 0.004 * (25 * m + n)) for m in range(12)])
     for tenant in tenants:
         async with tenant.transaction() as connection:
-            stamp = await store.check_stamp(connection, tenant.tenant, MODEL, DIMENSIONS)
+            stamp = await stamps.check_stamp(connection, tenant.tenant, MODEL, DIMENSIONS)
             for table in ("postings", "embeddings"):
                 assert await connection.scalar(text(f"SELECT count(*) FROM {table}")) >= 12
         near = await find_near(tenant, stamp, direction(7), 10)
@@ -268,7 +268,7 @@ async def test_vectors_of_another_length_are_searched_without_an_index(
     """A model with unusual dimensions works, exactly."""
     monkeypatch.setattr(sql, "EXACT_BELOW", 0)
     async with database.transaction() as connection:
-        stamp = await store.check_stamp(connection, database.tenant, "test/three", 3)
+        stamp = await stamps.check_stamp(connection, database.tenant, "test/three", 3)
         for n, vector in enumerate(([1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 1.0])):
             document, chunk = Document(f"{n}.md", "", "x", "text/plain", "hash"), Chunk(0, 0, 1, "", "x")
             await store.replace_document(

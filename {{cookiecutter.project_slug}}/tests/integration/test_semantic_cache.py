@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from app.db import store
+from app.db import stamps, store
 from app.db.cache import index_state
 from app.db.engine import Database
 from app.errors import InvalidInput, ProviderRejected
@@ -422,7 +422,7 @@ async def test_the_state_of_the_index_changes_with_every_document_and_never_come
     assert (len(set(states)), states[3]) == (4, states[0])  # empty is empty
     await ingest("# Tea\n\nGreen tea is brewed at eighty degrees.")
     async with database.for_tenant("other").transaction() as connection:
-        await store.check_stamp(connection, "other", "a/model", 4)
+        await stamps.check_stamp(connection, "other", "a/model", 4)
     async with database.transaction() as connection:
         assert states[-1] == states[-2] == await index_state(connection, "default")
         assert await index_state(connection, "other") == states[0]
