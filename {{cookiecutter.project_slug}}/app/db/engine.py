@@ -4,8 +4,8 @@ Also runs the migrations. Knows nothing of any table.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,8 +29,6 @@ BELONG_TO_TENANT = """
         CASE WHEN pg_has_role(to_regrole('app_tenant'), 'MEMBER') THEN set_config('role', 'app_tenant', true) END
 """
 
-Begin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
-
 
 @dataclass(frozen=True)
 class Database:
@@ -51,22 +49,10 @@ class Database:
             DatabaseUnavailable: there is no connection, or it broke.
 
         """
-        async with self.transactions() as begin, begin() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def transactions(self) -> AsyncIterator[Begin]:
-        """Give what begins a `transaction`, for several of them in turn: to connect costs as much as a small one."""
         with _lost_connections():
-            async with self.engine.connect() as connection:
-
-                @asynccontextmanager
-                async def begin() -> AsyncIterator[AsyncConnection]:
-                    async with connection.begin():
-                        await connection.exec_driver_sql(BELONG_TO_TENANT, {"tenant": self.tenant})
-                        yield connection
-
-                yield begin
+            async with self.engine.begin() as connection:
+                await connection.exec_driver_sql(BELONG_TO_TENANT, {"tenant": self.tenant})
+                yield connection
 
     async def is_migrated(self) -> bool:
         """Whether the schema is the one this version of the code was written for."""

@@ -1,6 +1,7 @@
 """A document into the store: is it there already, what is in it, which of its chunks are new to the model.
 
-Writes each document with its chunks, vectors and postings in one transaction. Knows nothing of files or folders.
+A document is written with its chunks, vectors and postings in one transaction, small ones together. Knows nothing of
+files or folders.
 """
 
 import asyncio
@@ -126,7 +127,7 @@ class Indexer:
         return Parsed(parsed.document, tuple(chunks))
 
     async def store(self, batch: Sequence[Parsed], report: IngestReport) -> None:
-        """Embed what is new in these documents together, and write each in a transaction of its own.
+        """Embed what is new in these documents together, and write them in one transaction.
 
         Raises:
             ProviderError, BudgetExceeded: the embedding model failed; nothing of the batch is stored.
@@ -161,18 +162,25 @@ class Indexer:
         return [vector for done in calls for vector in done.result()]
 
     async def _write(self, batch: Sequence[Parsed], vectors: Mapping[str, Vector], report: IngestReport) -> None:
-        """Store each document in a transaction of its own."""
+        """Store the documents, all or none: a transaction costs as much as a small document.
+
+        They are taken by name, so that two who write the same ones wait for each other in the same order.
+        """
         tenant, model = self._database.tenant, self._settings.embedding.model
         lengths = {len(vector) for vector in vectors.values()}  # those that are used again may have another one
-        async with self._database.transactions() as begin:
+        existed: list[bool] = []
+        batch = sorted(batch, key=lambda parsed: parsed.document.source)
+        async with self._database.transaction() as connection:
+            stamp = await stamps.check_stamp(connection, tenant, model, *lengths)
             for document, chunks in ((parsed.document, parsed.chunks) for parsed in batch):
                 own = [vectors[store.hash_text(chunk.searched)] for chunk in chunks]
-                async with begin() as connection:
-                    stamp = await stamps.check_stamp(connection, tenant, model, *lengths)
-                    existed = await store.replace_document(
+                existed.append(
+                    await store.replace_document(
                         connection, stamp, tenant, document, chunks, vectors=own, recipe=self._recipe
                     )
-                report.note(document.source, is_new=not existed, chunks=len(chunks))
+                )
+        for parsed, was_there in zip(batch, existed, strict=True):
+            report.note(parsed.document.source, is_new=not was_there, chunks=len(parsed.chunks))
 
 
 def calls_at_a_time(gateway: Gateway) -> int:
