@@ -89,6 +89,7 @@ class Retriever:
         self._database = database
         self._gateway = gateway
         self._settings = settings
+        self._has_found = False
 
     async def retrieve(
         self,
@@ -119,8 +120,9 @@ class Retriever:
         """
         tenant, settings = self._database.tenant, self._settings
         context = context or self._gateway.context(tenant=tenant)
-        async with self._database.transaction() as connection:  # before a model is loaded, or paid for
-            await Search(connection, tenant).stamp(settings.embedding.model)
+        if not self._has_found:  # the first time, before a model is loaded or paid for
+            async with self._database.transaction() as connection:
+                await Search(connection, tenant).stamp(settings.embedding.model)
         queries = await rewrite(question, gateway=self._gateway, settings=settings, context=context)
         vectors = await self._vectors(queries, vector, context)
         async with self._database.transaction() as connection:
@@ -128,6 +130,7 @@ class Retriever:
             stamp = await search.stamp(settings.embedding.model, len(vectors[0]))
             pairs = zip(queries, vectors, strict=True)
             finds = {query: await find(search, stamp, query, v, settings.candidates) for query, v in pairs}
+            self._has_found = True
             scores = _best_scores(finds, settings)
             pool = await _read(search, scores, max(POOL, 2 * settings.passages))
         notes = ["no further query was written"] if settings.rewrite and len(queries) == 1 else []
