@@ -11,6 +11,7 @@ import pytest
 
 from app.cli import main
 from app.db.engine import Database
+from tests.provider import Provider
 
 TEA = "# Tea\n\nGreen tea is brewed at eighty degrees for two minutes.\n"
 
@@ -24,6 +25,20 @@ class Ended(NamedTuple):
 
 
 Command = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Provider]:
+    """One server for this module."""
+    with Provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(running: Provider) -> Provider:
+    """The server, with nothing told and nothing remembered."""
+    running.reset()
+    return running
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from app.db.engine import Database
 from app.gateway.gateway import Gateway
 from app.settings import Settings
-from tests.integration.library import keep
+from tests.integration.stored import keep
 from tests.integration.test_api import error_of, events_of, serving
 
 QUESTION = "How many kilometres long is the Nile?"

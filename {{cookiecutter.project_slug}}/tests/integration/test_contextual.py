@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,13 +24,6 @@ from tests.provider import Behaviour, Call, Hang, Provider, Rejected, Reply
 
 CHUNK = re.compile(r'<passage id="chunk">\n(.*)\n</passage>\Z', re.DOTALL)
 LARGEST = DOCUMENT_TOKENS * BYTES_PER_TOKEN
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Provider]:
-    """One server for this module."""
-    with Provider() as provider:
-        yield provider
 
 
 @pytest.fixture

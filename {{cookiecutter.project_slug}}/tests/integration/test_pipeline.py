@@ -29,7 +29,7 @@ from app.rag.pipeline import CHANGED, Event, Pipeline
 from app.settings import ChatSettings, Settings
 from app.types import Answer, Chunk, Citation, Document, Filter, RejectedCitation, TextDelta
 from tests.conftest import PROJECT
-from tests.integration.library import keep, store_parsed
+from tests.integration.stored import keep, store_parsed
 from tests.provider import Call, Garbage, Provider, Reply, Wire
 
 RIVERS = (

@@ -1,7 +1,6 @@
 """Reranking through the real gateway: what the model is asked, what its ratings do, and what happens when it fails."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,20 +28,6 @@ def passage(number: int, text: str = "") -> Passage:
 
 
 FOUND = [passage(number) for number in range(1, 5)]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Provider]:
-    """One server for this module."""
-    with Provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(running: Provider) -> Provider:
-    """The server, with nothing told and nothing remembered."""
-    running.reset()
-    return running
 
 
 def _settings(provider: Provider, **given: Any) -> Settings:

@@ -10,7 +10,7 @@ from app.rag.pipeline import Pipeline
 from app.rag.reuse import SETTINGS
 from app.settings import Settings
 from app.types import Answer, Citation, Filter, TextDelta
-from tests.integration.library import keep
+from tests.integration.stored import keep
 
 TEA = "# Tea\n\nGreen tea is brewed at eighty degrees for two minutes, in a small clay pot.\n"
 FIRST, AGAIN, OTHER = "How hot is green tea brewed?", "How hot is green tea brewed", "Who invented the clay pot?"

@@ -1,7 +1,6 @@
 """Query rewriting through the real gateway: what is searched for besides the question, and what is not."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,20 +18,6 @@ from tests.provider import Hang, Provider, Rejected, Reply, ServerError
 
 CANARY = "canary-51ce"
 QUESTION = "How hot is Green tea?"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Provider]:
-    """One server for this module."""
-    with Provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(running: Provider) -> Provider:
-    """The server, with nothing told and nothing remembered."""
-    running.reset()
-    return running
 
 
 def _settings(provider: Provider, **given: Any) -> Settings:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
 
 import pytest
@@ -40,20 +39,6 @@ class Tree(BaseModel):
     """A model that holds itself."""
 
     below: TREE
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Provider]:
-    """One server for this module."""
-    with Provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(running: Provider) -> Provider:
-    """The server, with nothing told and nothing remembered."""
-    running.reset()
-    return running
 
 
 def _gateway(provider: Provider, *, json_schema: bool = True, cache: Cache | None = None, **given: Any) -> Gateway:
