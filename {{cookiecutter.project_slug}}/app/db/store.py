@@ -9,9 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import ARRAY, ColumnElement, Text, any_, delete, literal, select, text
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Text, any_, delete, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.stamps import hold_writers
@@ -21,49 +20,53 @@ from app.types import Chunk, Document
 CHUNKS_AT_ONCE = 500
 """Written by one statement: its parameters take some megabytes, and to hand them over stops this process briefly."""
 
-# Of two writers of one source the second waits, and wins.
+# Of two writers of one source the second waits, and wins. In order, so that two who write the same ones do not each
+# wait for the other. Rows come as JSON: the driver takes several times as long over arrays.
 UPSERT = """
     INSERT INTO documents (
         tenant, source, title, media_type, content_hash, text, origin, recipe, metadata, page_starts)
-    VALUES (%(tenant)s, %(source)s, %(title)s, %(media_type)s, %(content_hash)s, %(text)s, %(origin)s, %(recipe)s,
-        CAST(%(metadata)s AS jsonb), CAST(%(page_starts)s AS integer[]))
+    SELECT %(tenant)s, source, title, media_type, content_hash, text, origin, %(recipe)s, metadata, page_starts
+    FROM json_to_recordset(CAST(%(documents)s AS json)) AS d(
+        source text, title text, media_type text, content_hash text, text text, origin text, metadata jsonb,
+        page_starts integer[])
+    ORDER BY source
     ON CONFLICT (tenant, source) DO UPDATE SET
         title = excluded.title, media_type = excluded.media_type, content_hash = excluded.content_hash,
         text = excluded.text, origin = excluded.origin, recipe = excluded.recipe, metadata = excluded.metadata,
         page_starts = excluded.page_starts, created_at = now(), chunk_count = 0, term_count = 0
-    RETURNING id, xmax <> 0 AS existed
+    RETURNING source, id, xmax <> 0 AS existed
 """
 
-# The parts come as arrays, hundreds in a statement. COPY would not be faster for them, and Postgres refuses it where a
+# Hundreds of chunks in a statement. COPY would not be faster for them, and Postgres refuses it where a
 # table has policies: a detour over a temporary table costs more than it saves.
 FILL = """
     WITH parts AS (
-        SELECT * FROM unnest(
-            CAST(%(ordinals)s AS integer[]), CAST(%(starts)s AS integer[]), CAST(%(ends)s AS integer[]),
-            CAST(%(headings)s AS text[]), CAST(%(texts)s AS text[]), CAST(%(contexts)s AS text[]),
-            CAST(%(hashes)s AS text[]), CAST(%(pages)s AS integer[]), CAST(CAST(%(vectors)s AS text[]) AS halfvec[])
-        ) AS p(ordinal, start_char, end_char, heading, text, context, content_hash, page, embedding)
+        SELECT * FROM json_to_recordset(CAST(%(parts)s AS json)) AS p(
+            document_id bigint, ordinal integer, start_char integer, end_char integer, heading text, text text,
+            context text, content_hash text, page integer, embedding halfvec)
     ), written AS (
         INSERT INTO chunks (
             tenant, document_id, ordinal, start_char, end_char, heading, text, context, content_hash, page)
-        SELECT %(tenant)s, %(document_id)s, ordinal, start_char, end_char, heading, text, context, content_hash, page
-        FROM parts RETURNING id, ordinal
+        SELECT %(tenant)s, document_id, ordinal, start_char, end_char, heading, text, context, content_hash, page
+        FROM parts RETURNING id, document_id, ordinal
     ), vectors AS (
         INSERT INTO embeddings (stamp_id, chunk_id, tenant, dimensions, embedding)
-        SELECT %(stamp_id)s, id, %(tenant)s, vector_dims(embedding), embedding FROM written JOIN parts USING (ordinal)
+        SELECT %(stamp_id)s, id, %(tenant)s, vector_dims(embedding), embedding
+        FROM written JOIN parts USING (document_id, ordinal)
     ), terms AS (
-        SELECT id, lexeme, cardinality(positions) AS frequency,
+        SELECT id, document_id, lexeme, cardinality(positions) AS frequency,
             sum(cardinality(positions)) OVER (PARTITION BY id) AS length
-        FROM written JOIN parts USING (ordinal),
+        FROM written JOIN parts USING (document_id, ordinal),
             unnest(to_tsvector('english', context || ' ' || heading || ' ' || text))
     ), indexed AS (
         INSERT INTO postings (tenant, term, chunk_id, frequency, length)
-        SELECT %(tenant)s, lexeme, id, frequency, length FROM terms RETURNING frequency
+        SELECT %(tenant)s, lexeme, id, frequency, length FROM terms
+    ), sizes AS (
+        SELECT document_id, count(DISTINCT id) AS chunks, coalesce(sum(frequency), 0) AS terms
+        FROM written LEFT JOIN terms USING (id, document_id) GROUP BY document_id
     )
-    UPDATE documents SET
-        chunk_count = chunk_count + (SELECT count(*) FROM written),
-        term_count = term_count + (SELECT coalesce(sum(frequency), 0) FROM indexed)
-    WHERE id = %(document_id)s
+    UPDATE documents SET chunk_count = chunk_count + sizes.chunks, term_count = term_count + sizes.terms
+    FROM sizes WHERE documents.id = sizes.document_id
 """
 
 VECTORS = text("""
@@ -73,6 +76,15 @@ VECTORS = text("""
         WHERE c.tenant = :tenant AND c.content_hash = wanted.content_hash LIMIT 1
     ) found
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A document to store: what it was cut into, and one vector per chunk."""
+
+    document: Document
+    chunks: Sequence[Chunk]
+    vectors: Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,53 +118,56 @@ async def versions(connection: AsyncConnection, tenant: str, sources: Sequence[s
     return {row.source: Version(row.content_hash, row.recipe, row.metadata) for row in rows}
 
 
-async def replace_document(
-    connection: AsyncConnection,
-    stamp_id: int,
-    tenant: str,
-    document: Document,
-    parts: Sequence[Chunk],
-    *,
-    vectors: Sequence[Sequence[float]],
-    recipe: str,
-) -> bool:
-    """Store `document` with one vector per chunk in place of what its source had before; True if it had something."""
-    content = {
-        "tenant": tenant,
-        "source": document.source,
-        "title": document.title,
-        "media_type": document.media_type,
-        "content_hash": document.content_hash,
-        "text": document.text,
-        "origin": document.origin,
-        "recipe": recipe,
-        "metadata": json.dumps(dict(document.metadata)),
-        "page_starts": list(document.page_starts),
-    }
-    stored = (await connection.exec_driver_sql(UPSERT, content)).one()
-    if stored.existed:
-        await connection.execute(delete(chunks).where(chunks.c.document_id == stored.id))
-    keys = {"tenant": tenant, "document_id": stored.id, "stamp_id": stamp_id}
-    for start in range(0, max(len(parts), len(vectors)), CHUNKS_AT_ONCE):
-        some = slice(start, start + CHUNKS_AT_ONCE)
-        columns = await asyncio.to_thread(_columns, parts[some], vectors[some])
-        await connection.exec_driver_sql(FILL, keys | columns)
-    return bool(stored.existed)
+async def replace_documents(
+    connection: AsyncConnection, stamp_id: int, tenant: str, batch: Sequence[Embedded], *, recipe: str
+) -> set[str]:
+    """Store documents, each of another source, in place of what their sources had; name those that had something."""
+    documents = await asyncio.to_thread(_documents_json, [embedded.document for embedded in batch])
+    values = {"tenant": tenant, "recipe": recipe, "documents": documents}
+    stored = {row.source: row for row in await connection.exec_driver_sql(UPSERT, values)}
+    existed = {source for source, row in stored.items() if row.existed}
+    if existed:
+        old = literal([stored[source].id for source in existed], ARRAY(BigInteger))
+        await connection.execute(delete(chunks).where(chunks.c.document_id == any_(old)))
+    parts = [
+        (stored[embedded.document.source].id, chunk, vector)
+        for embedded in batch
+        for chunk, vector in zip(embedded.chunks, embedded.vectors, strict=True)
+    ]
+    for start in range(0, len(parts), CHUNKS_AT_ONCE):
+        some = await asyncio.to_thread(_chunks_json, parts[start : start + CHUNKS_AT_ONCE])
+        await connection.exec_driver_sql(FILL, {"tenant": tenant, "stamp_id": stamp_id, "parts": some})
+    return existed
 
 
-def _columns(parts: Sequence[Chunk], vectors: Sequence[Sequence[float]]) -> dict[str, list[Any]]:
-    """The chunks as one list for each column."""
-    return {
-        "ordinals": [part.ordinal for part in parts],
-        "starts": [part.start for part in parts],
-        "ends": [part.end for part in parts],
-        "headings": [part.heading for part in parts],
-        "texts": [part.text for part in parts],
-        "contexts": [part.context for part in parts],
-        "hashes": [hash_text(part.searched) for part in parts],
-        "pages": [part.page for part in parts],
-        "vectors": [as_literal(vector) for _, vector in zip(parts, vectors, strict=True)],
-    }
+def _documents_json(documents: Sequence[Document]) -> str:
+    """Documents as UPSERT reads them."""
+    names = ("source", "title", "media_type", "content_hash", "text", "origin", "page_starts")
+    rows = [
+        {name: getattr(document, name) for name in names} | {"metadata": dict(document.metadata)}
+        for document in documents
+    ]
+    return json.dumps(rows, ensure_ascii=False)
+
+
+def _chunks_json(parts: Sequence[tuple[int, Chunk, Sequence[float]]]) -> str:
+    """Chunks, each with its document's id and its vector, as FILL reads them."""
+    rows = [
+        {
+            "document_id": document_id,
+            "ordinal": chunk.ordinal,
+            "start_char": chunk.start,
+            "end_char": chunk.end,
+            "heading": chunk.heading,
+            "text": chunk.text,
+            "context": chunk.context,
+            "content_hash": hash_text(chunk.searched),
+            "page": chunk.page,
+            "embedding": as_literal(vector),
+        }
+        for document_id, chunk, vector in parts
+    ]
+    return json.dumps(rows, ensure_ascii=False)
 
 
 def as_literal(vector: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from app.db import stamps, store
 from app.db.engine import Database
-from app.db.store import Version
+from app.db.store import Embedded, Version
 from app.gateway.gateway import EMBEDDING_BATCH, Gateway
 from app.prompts.loader import load_prompt
 from app.rag.contextual import add_contexts
@@ -162,25 +162,19 @@ class Indexer:
         return [vector for done in calls for vector in done.result()]
 
     async def _write(self, batch: Sequence[Parsed], vectors: Mapping[str, Vector], report: IngestReport) -> None:
-        """Store the documents, all or none: a transaction costs as much as a small document.
-
-        They are taken by name, so that two who write the same ones wait for each other in the same order.
-        """
+        """Store the documents, all or none: a transaction costs as much as a small document."""
         tenant, model = self._database.tenant, self._settings.embedding.model
         lengths = {len(vector) for vector in vectors.values()}  # those that are used again may have another one
-        existed: list[bool] = []
-        batch = sorted(batch, key=lambda parsed: parsed.document.source)
+        embedded = [
+            Embedded(document, chunks, [vectors[store.hash_text(chunk.searched)] for chunk in chunks])
+            for document, chunks in ((parsed.document, parsed.chunks) for parsed in batch)
+        ]
         async with self._database.transaction() as connection:
             stamp = await stamps.check_stamp(connection, tenant, model, *lengths)
-            for document, chunks in ((parsed.document, parsed.chunks) for parsed in batch):
-                own = [vectors[store.hash_text(chunk.searched)] for chunk in chunks]
-                existed.append(
-                    await store.replace_document(
-                        connection, stamp, tenant, document, chunks, vectors=own, recipe=self._recipe
-                    )
-                )
-        for parsed, was_there in zip(batch, existed, strict=True):
-            report.note(parsed.document.source, is_new=not was_there, chunks=len(parsed.chunks))
+            existed = await store.replace_documents(connection, stamp, tenant, embedded, recipe=self._recipe)
+        for parsed in batch:
+            source = parsed.document.source
+            report.note(source, is_new=source not in existed, chunks=len(parsed.chunks))
 
 
 def calls_at_a_time(gateway: Gateway) -> int:

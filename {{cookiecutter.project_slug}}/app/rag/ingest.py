@@ -8,7 +8,6 @@ import asyncio
 from asyncio import Queue
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -26,7 +25,8 @@ from app.types import Origin
 
 __all__ = ["ITS_OWN_FAULT", "IngestReport", "Ingester", "Options", "is_below", "source_of"]
 
-HASHED_AT_ONCE = 256  # files, compared with the store in one query
+READ_AT_ONCE = 256  # files, compared with the store in one query
+READ_BYTES = 8_000_000  # or fewer of them, as soon as they come to this
 PARSING = 4  # documents at a time; the parser has its own limit of processes
 STORING = 4  # batches at a time: while one is written, others are embedded
 TEND_FROM = 1_000  # chunks written by one run
@@ -130,10 +130,11 @@ class Ingester:
 
 @dataclass(frozen=True)
 class _File:
-    """A file that was found: its name and hash, or why it could not be read."""
+    """A file that was found: its name, bytes and their hash, or why it could not be read."""
 
     path: Path
     source: str
+    data: bytes = b""
     content_hash: str = ""
     error: Exception | None = None
     is_new: bool = True
@@ -183,10 +184,8 @@ class _Run:
                 seen.add(file.source)
 
     async def _parse(self, file: _File) -> None:
-        """Read it again: bytes that nobody needs yet would only fill the memory."""
         try:
-            _, data = await asyncio.to_thread(read_file, file.path, max_bytes=self.max_bytes)
-            parsed = await self.indexer.parse(data, file.source, "file")
+            parsed = await self.indexer.parse(file.data, file.source, "file")
         except ITS_OWN_FAULT as error:
             self._skip(file, error)
             return
@@ -194,7 +193,7 @@ class _Run:
             self.report.note(file.source, is_new=file.is_new, chunks=len(parsed.chunks))
             self.on_file(file.path)
         else:
-            await self.parsed.put((file, parsed))
+            await self.parsed.put((replace(file, data=b""), parsed))  # nobody needs its bytes any more
 
     async def _store(self, batch: list[_Item]) -> None:
         """Where the model refuses a batch, each of its documents alone: one of them is to blame."""
@@ -216,16 +215,21 @@ class _Run:
 
 
 def _read_some(files: Iterator[Path], max_bytes: int) -> list[_File]:
-    """The next files with their hashes."""
-    return [_hashed(path, max_bytes) for path in islice(files, HASHED_AT_ONCE)]
+    """The next files: bytes that nobody needs yet would only fill the memory."""
+    some: list[_File] = []
+    length = 0
+    while len(some) < READ_AT_ONCE and length < READ_BYTES and (path := next(files, None)):
+        some.append(_read(path, max_bytes))
+        length += len(some[-1].data)
+    return some
 
 
-def _hashed(path: Path, max_bytes: int) -> _File:
+def _read(path: Path, max_bytes: int) -> _File:
     try:
         source, data = read_file(path, max_bytes=max_bytes)
     except (InvalidInput, OSError) as error:
         return _File(path, str(path), error=error)
-    return _File(path, source, hash_content(data))
+    return _File(path, source, data, hash_content(data))
 
 
 def source_of(path: Path) -> str:
@@ -246,10 +250,13 @@ def is_below(source: str, folder: str) -> bool:
 async def _batches(items: AsyncIterator[_Item]) -> AsyncIterator[list[_Item]]:
     """As many documents together as fill one call of the embedding model; a long document goes alone."""
     batch: list[_Item] = []
+    length = 0
     async for item in items:
-        if sum(len(parsed.chunks) for _, parsed in [*batch, item]) > EMBEDDING_BATCH and batch:
+        _, parsed = item
+        length += len(parsed.chunks)
+        if length > EMBEDDING_BATCH and batch:
             yield batch
-            batch = []
+            batch, length = [], len(parsed.chunks)
         batch.append(item)
     if batch:
         yield batch

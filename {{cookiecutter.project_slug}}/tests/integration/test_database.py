@@ -26,6 +26,7 @@ from app.db import embedded, stamps, store
 from app.db import verify as verifying
 from app.db.embedded import EmbeddedPostgres
 from app.db.engine import MIGRATIONS, Database, connect, migrate, open_database
+from app.db.store import Embedded
 from app.db.tables import metadata
 from app.db.vectors import tend
 from app.db.verify import verify
@@ -144,10 +145,9 @@ async def test_documents_outlive_the_migration_to_row_level_security(empty_url: 
             assert hash_ == store.hash_text("A\nA heron.")
             assert (await store.known_vectors(connection, "default", 1, [hash_])) == {hash_: [1, 2]}
             again = await stamps.check_stamp(connection, "default", "m", 2)
-            await store.replace_document(
-                *(connection, again, "default", Document("b.md", "B", "Text.", "text/plain", "h")),
-                *([Chunk(0, 0, 5, "B", "Text.")],),
-                vectors=[[5, 6]],
+            await store.replace_documents(
+                *(connection, again, "default"),
+                [Embedded(Document("b.md", "B", "Text.", "text/plain", "h"), [Chunk(0, 0, 5, "B", "Text.")], [[5, 6]])],
                 recipe="r",
             )
             await store.delete_sources(connection, "default", ["b.md"])
@@ -162,7 +162,9 @@ async def store_vectors(database: Database) -> None:
         parts = [Chunk(n, n, n + 1, "", "x") for n in range(4)]
         document = Document("a.md", "", "xxxx", "text/plain", "h")
         vectors = [[1.0, n, 0.0] for n in range(4)]
-        await store.replace_document(connection, stamp, database.tenant, document, parts, vectors=vectors, recipe="")
+        await store.replace_documents(
+            connection, stamp, database.tenant, [Embedded(document, parts, vectors)], recipe=""
+        )
 
 
 async def test_no_index_waits_for_what_a_policy_forbids(database: Database) -> None:
@@ -181,8 +183,8 @@ async def test_verify_reads_texts_by_their_size(database: Database, monkeypatch:
             document = Document(f"{n}.md", "", "x" * length, "text/plain", "h")
             stamp = await stamps.check_stamp(connection, database.tenant, "a/model", 3)
             chunk = Chunk(0, 0, 1, "", "x")
-            await store.replace_document(
-                *(connection, stamp, database.tenant, document, [chunk]), vectors=[[1.0, 0, 0]], recipe=""
+            await store.replace_documents(
+                connection, stamp, database.tenant, [Embedded(document, [chunk], [[1.0, 0, 0]])], recipe=""
             )
     tracemalloc.start()
     assert [check for check in await verify(database, lambda: seen.append(1)) if check.faults] == []

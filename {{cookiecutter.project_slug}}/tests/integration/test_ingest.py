@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from app.db import stamps, store
 from app.db.engine import Database, connect
+from app.db.store import Embedded
 from app.db.vectors import tend
 from app.db.verify import verify
 from app.errors import ContextTooLong, IndexMismatch, InvalidInput, NoDocuments, ProviderMisconfigured
@@ -61,7 +62,9 @@ async def put(database: Database, model: str, length: int, *, source: str = "", 
     async with database.transaction() as connection:
         stamp = await stamps.check_stamp(connection, database.tenant, model, length)
         vectors = [[1.0] * length] * chunks
-        await store.replace_document(connection, stamp, database.tenant, document, parts, vectors=vectors, recipe="")
+        await store.replace_documents(
+            connection, stamp, database.tenant, [Embedded(document, parts, vectors)], recipe=""
+        )
     return stamp
 
 
@@ -161,7 +164,7 @@ async def test_a_failure_half_way_leaves_nothing_of_a_document(ingester: Ingeste
         async with database.transaction() as connection:
             stamp = await stamps.check_stamp(connection, database.tenant, "offline/static", 256)
             given = [[0.5] * 256] * vectors
-            await store.replace_document(connection, stamp, database.tenant, new, parts, vectors=given, recipe="")
+            await store.replace_documents(connection, stamp, database.tenant, [Embedded(new, parts, given)], recipe="")
 
     for vectors, error in ((2, DataError), (1, ValueError)):
         with pytest.raises(error):
@@ -424,8 +427,8 @@ async def test_a_first_model_waits_for_one_who_is_writing(database: Database) ->
             while not await watching.scalar(waiting):
                 await watching.rollback()
         document = Document("a.md", "", "x", "text/plain", "h")
-        await store.replace_document(
-            *(writing, stamp, database.tenant, document, [Chunk(0, 0, 1, "", "x")]), vectors=[[1.0] * 3], recipe=""
+        await store.replace_documents(
+            writing, stamp, database.tenant, [Embedded(document, [Chunk(0, 0, 1, "", "x")], [[1.0] * 3])], recipe=""
         )
     with pytest.raises(IndexMismatch, match="a/model"):
         await other
@@ -436,13 +439,13 @@ async def test_a_large_document_is_written_in_slices(database: Database, monkeyp
     """Each statement takes so many chunks; the sums are those of all, also where the document is replaced."""
     monkeypatch.setattr(store, "CHUNKS_AT_ONCE", 3)
     sizes: list[int] = []
-    columns = store._columns  # what one statement gets cannot be seen from outside
+    as_json = store._chunks_json  # what one statement gets cannot be seen from outside
 
-    def noted(some: Sequence[Chunk], given: Sequence[Sequence[float]]) -> dict[str, list[object]]:
-        sizes.append(len(some))
-        return columns(some, given)
+    def noted(parts: Sequence[tuple[int, Chunk, Sequence[float]]]) -> str:
+        sizes.append(len(parts))
+        return as_json(parts)
 
-    monkeypatch.setattr(store, "_columns", noted)
+    monkeypatch.setattr(store, "_chunks_json", noted)
     for size in (8, 7):
         await put(database, "a/model", 4, chunks=size)
         async with database.transaction() as connection:
@@ -451,6 +454,34 @@ async def test_a_large_document_is_written_in_slices(database: Database, monkeyp
         assert (row.chunk_count, row.term_count, held) == (size, size, size)
         assert [check for check in await verify(database) if check.faults] == []
     assert sizes == [3, 3, 2, 3, 3, 1]
+
+
+async def test_documents_that_are_written_together_keep_their_own(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slice may end within a document: each has its own chunks and sums, and what it had before is gone."""
+    monkeypatch.setattr(store, "CHUNKS_AT_ONCE", 3)
+    stamp = await put(database, "a/model", 4, source="b.md", chunks=5)
+    batch = [
+        Embedded(
+            Document(name, name, name * size, "text/plain", "h", metadata={"of": name}, page_starts=(0, 1)),
+            [Chunk(n, 4 * n, 4 * n + 4, "", name) for n in range(size)],
+            [[1.0] * 4] * size,
+        )
+        for name, size in (("c.md", 2), ("b.md", 4), ("a.md", 1))
+    ]
+    async with database.transaction() as connection:
+        assert await store.replace_documents(connection, stamp, database.tenant, batch, recipe="") == {"b.md"}
+        rows = await connection.execute(
+            text("""SELECT source, metadata ->> 'of', page_starts, chunk_count, term_count,
+                (SELECT string_agg(c.text, ' ' ORDER BY ordinal) FROM chunks c WHERE document_id = d.id)
+                FROM documents d ORDER BY source""")
+        )
+        assert [tuple(row) for row in rows] == [
+            (name, name, [0, 1], size, size, " ".join([name] * size))
+            for name, size in (("a.md", 1), ("b.md", 4), ("c.md", 2))
+        ]
+    assert [check for check in await verify(database) if check.faults] == []
 
 
 async def test_the_vector_that_is_used_again_is_the_models_own(

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from app.db import stamps, store
 from app.db.engine import Database
+from app.db.store import Embedded
 from app.db.vectors import begin_stamp
 from app.db.verify import Check, verify
 from app.errors import IndexMismatch, InvalidInput, NoDocuments, ProviderMisconfigured
@@ -148,7 +149,7 @@ async def test_the_switch_waits_for_writers_and_catches_what_they_wrote(
         stamp = await stamps.check_stamp(writing, index.tenant, "offline/static", 256)
         document, chunk = Document("new.md", "", "New.", "text/plain", "h"), Chunk(0, 0, 4, "", "New.")
         vectors = [[1.0] * 256]
-        await store.replace_document(writing, stamp, index.tenant, document, [chunk], vectors=vectors, recipe="")
+        await store.replace_documents(writing, stamp, index.tenant, [Embedded(document, [chunk], vectors)], recipe="")
         run = asyncio.create_task(Reembedder(index, Gateway(new), new).run())
         blocked = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
         async with index.engine.connect() as watching:
@@ -214,7 +215,7 @@ async def test_a_model_is_dropped_when_nobody_writes(index: Database, gateway: G
             while not await watching.scalar(blocked):
                 await watching.rollback()
         vectors = [[1.0] * 256]
-        await store.replace_document(writing, stamp, index.tenant, document, [chunk], vectors=vectors, recipe="")
+        await store.replace_documents(writing, stamp, index.tenant, [Embedded(document, [chunk], vectors)], recipe="")
     assert await dropped
     with pytest.raises(IndexMismatch, match="app reembed"):
         async with index.transaction() as writing:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from app.db import stamps, store
 from app.db.engine import Database
 from app.db.search import Search, Span
+from app.db.store import Embedded
 from app.errors import IndexMismatch, NoDocuments
 from app.gateway.gateway import Gateway
 from app.rag.retrieval import Retriever
@@ -39,7 +40,9 @@ async def store_chunks(
     async with database.transaction() as connection:
         stamp = await stamps.check_stamp(connection, database.tenant, "offline/static", len(vectors[0]))
         document = Document(source, "Drinks", whole, "text/plain", "hash", metadata=metadata or {})
-        await store.replace_document(connection, stamp, database.tenant, document, chunks, vectors=vectors, recipe="")
+        await store.replace_documents(
+            connection, stamp, database.tenant, [Embedded(document, chunks, vectors)], recipe=""
+        )
     return whole
 
 

@@ -13,6 +13,7 @@ from app.db import search as sql
 from app.db import stamps, store
 from app.db.engine import Database
 from app.db.search import K1, B, Search
+from app.db.store import Embedded
 from app.db.vectors import tend
 from app.types import Chunk, Document, Filter
 
@@ -38,8 +39,8 @@ async def fill(
             document = Document(f"{source}{n}.md", "", body, "text/plain", "hash", metadata=metadata or {})
             vector = vectors[n] if vectors else direction(n)
             chunk = Chunk(0, 0, len(body), "", body)
-            await store.replace_document(
-                connection, stamp, database.tenant, document, [chunk], vectors=[vector], recipe=""
+            await store.replace_documents(
+                connection, stamp, database.tenant, [Embedded(document, [chunk], [vector])], recipe=""
             )
     return stamp
 
@@ -174,8 +175,8 @@ async def test_headings_and_contexts_are_searched(database: Database) -> None:
         stamp = await stamps.check_stamp(connection, database.tenant, MODEL, DIMENSIONS)
         document = Document("a.md", "", "stone", "text/plain", "hash")
         chunk = Chunk(0, 0, 5, "goat", "stone", context="lamp")
-        await store.replace_document(
-            connection, stamp, database.tenant, document, [chunk], vectors=[direction(0)], recipe=""
+        await store.replace_documents(
+            connection, stamp, database.tenant, [Embedded(document, [chunk], [direction(0)])], recipe=""
         )
     assert len(await find_words(database, "goat")) == len(await find_words(database, "lamp")) == 1
 
@@ -271,8 +272,8 @@ async def test_vectors_of_another_length_are_searched_without_an_index(
         stamp = await stamps.check_stamp(connection, database.tenant, "test/three", 3)
         for n, vector in enumerate(([1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 1.0])):
             document, chunk = Document(f"{n}.md", "", "x", "text/plain", "hash"), Chunk(0, 0, 1, "", "x")
-            await store.replace_document(
-                connection, stamp, database.tenant, document, [chunk], vectors=[vector], recipe=""
+            await store.replace_documents(
+                connection, stamp, database.tenant, [Embedded(document, [chunk], [vector])], recipe=""
             )
     near = await find_near(database, stamp, [0.0, 1.0, 0], 3)
     assert list(near.values()) == pytest.approx([0.8, 0, 0], abs=2e-3)
