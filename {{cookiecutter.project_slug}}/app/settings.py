@@ -120,6 +120,9 @@ class Settings(BaseSettings):
         0.01, ge=0, le=1, description="above this measured share a semantic cache does not switch on"
     )
 
+    answer_prompt: str = Field(
+        "answer", pattern=r"^[\w-]+$", description="the file of app/prompts/ that asks for an answer"
+    )
     passages: int = Field(10, ge=1, le=50, description="how many passages the model reads")
     candidates: int = Field(50, ge=1, le=1000, description="how many each retriever may propose")
     fusion: Literal["weighted", "rrf"] = "weighted"
@@ -178,7 +181,7 @@ def load_settings(**overrides: object) -> Settings:
 
 def _check_names(file: object) -> None:
     """Refuse what seems to be meant for us and is no setting; the file may hold other programs' variables too."""
-    known = dict(_variables())
+    known = dict(variables())
     problems = []
     for name in map(str.upper, DotEnvSettingsSource(Settings, file).env_vars):  # type: ignore[arg-type]  # as above
         if name in known:
@@ -192,7 +195,7 @@ def _check_names(file: object) -> None:
         raise ConfigurationError(" ".join(problems))
 
 
-def _variables() -> Iterator[tuple[str, str]]:
+def variables() -> Iterator[tuple[str, str]]:
     """Each variable that is a setting, with the role that it belongs to, or nothing."""
     for name, field in Settings.model_fields.items():
         kinds = get_args(field.annotation) or (field.annotation,)

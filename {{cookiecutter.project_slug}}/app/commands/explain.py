@@ -83,7 +83,7 @@ async def _explain(question: str, filters: Filter) -> Explained:
         retrieval = await Retriever(database, gateway, settings).search(question, filters=limits)
         async with database.transaction() as connection:
             stop_words = await Search(connection, database.tenant).stop_words(question)
-        prompt, asked = load_prompt("answer"), neutral(question)
+        prompt, asked = load_prompt(settings.answer_prompt), neutral(question)
         empty = prompt.messages(passages="", question=asked)
         read = await fitting(retrieval.passages, empty, gateway=gateway, settings=settings)
         full = prompt.messages(passages=fence(read), question=asked)

@@ -12,6 +12,7 @@ from string import Template
 
 import yaml
 
+from app.errors import ConfigurationError
 from app.types import Message
 
 FOLDER = Path(__file__).parent
@@ -38,8 +39,16 @@ class Prompt:
 
 @cache
 def load_prompt(name: str) -> Prompt:
-    """Read `name`.md from this folder."""
-    raw = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    """Read `name`.md from this folder.
+
+    Raises:
+        ConfigurationError: there is none.
+
+    """
+    try:
+        raw = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(f"there is no prompt {name!r}: write it to app/prompts/{name}.md") from None
     _, front, body = raw.split("---\n", 2)
     parts = SECTION.split(body)[1:]
     sections = tuple((role, text.strip()) for role, text in zip(parts[::2], parts[1::2], strict=True))

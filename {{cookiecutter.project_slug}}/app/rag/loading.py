@@ -80,7 +80,9 @@ def _read(
         raise UnsupportedDocument(f"the elements of {source} are nested too deeply") from error
     except MemoryError:
         raise  # this process has no room left: whoever started it says so
-    except Exception as error:  # each library meets damaged files with errors of many kinds
+    except BaseException as error:  # each library meets damaged files with errors of many kinds
+        if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):  # which is Rust's
+            raise
         raise UnsupportedDocument(
             f"{source} cannot be read ({type(error).__name__}); it may be damaged, locked, or only a part of a file"
         ) from error

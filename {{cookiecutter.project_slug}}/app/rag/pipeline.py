@@ -62,6 +62,7 @@ class Pipeline:
         self._database = database
         self._gateway = gateway
         self._settings = settings
+        self._prompt = load_prompt(settings.answer_prompt)
         self._retriever = Retriever(database, gateway, settings)
         self._reuse = Reuse(database, gateway, settings)
 
@@ -118,7 +119,7 @@ class Pipeline:
         if lookup and lookup.found:
             return await self._stored(replace(lookup.found, latency_ms=_milliseconds(began)))
         found = await self._retriever.retrieve(question, context, lookup.vector if lookup else None, filters=filters)
-        read = await fitting(found, _messages(question, ()), gateway=self._gateway, settings=self._settings)
+        read = await fitting(found, self._messages(question, ()), gateway=self._gateway, settings=self._settings)
         evidence = (await read_evidence(self._database, read)).standing()
         turn = _Turn(
             began=began,
@@ -127,7 +128,7 @@ class Pipeline:
             question=question,
             evidence=evidence,
             left_out=tuple(found[len(read) :]),
-            messages=_messages(question, evidence.passages),
+            messages=self._messages(question, evidence.passages),
             reader=self._reader(evidence),
         )
         return turn if evidence.passages else await self._finish(turn, NOBODY_ASKED)
@@ -152,7 +153,7 @@ class Pipeline:
             abstained=abstained,
             model=completion.model,
             notice=" ".join(filter(None, [*notices, UNFINISHED.get(completion.finish_reason)])),
-            prompt_hash=load_prompt("answer").content_hash,
+            prompt_hash=self._prompt.content_hash,
             usage=completion.usage,
             cost_nanousd=turn.context.cost_nanousd,
             latency_ms=_milliseconds(turn.began),
@@ -173,14 +174,13 @@ class Pipeline:
             abstention.reason, completion, turn.messages, reader.rejected, abstain_below=below
         )
 
+    def _messages(self, question: str, passages: Sequence[Passage]) -> list[Message]:
+        return self._prompt.messages(passages=fence(passages), question=neutral(question))
+
     async def _stored(self, answer: Answer) -> Answer:
         async with self._database.transaction() as connection:
             await save_answer(connection, self._database.tenant, answer)
         return answer
-
-
-def _messages(question: str, passages: Sequence[Passage]) -> list[Message]:
-    return load_prompt("answer").messages(passages=fence(passages), question=neutral(question))
 
 
 def _read(reader: CitationReader, text: str) -> None:

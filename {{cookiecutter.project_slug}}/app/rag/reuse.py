@@ -23,7 +23,7 @@ ROUTE = "ask"
 # Every setting that an answer depends on, besides its models.
 SETTINGS = (
     *("passages", "candidates", "fusion", "dense_weight", "neighbours", "rewrite", "rerank", "rerank_model"),
-    *("passage_tokens", "max_output_tokens", "citation_faults", "abstain_below"),
+    *("passage_tokens", "max_output_tokens", "citation_faults", "abstain_below", "answer_prompt"),
 )
 AnyAnswer = TypeAdapter[Answer](Answer)
 

@@ -98,5 +98,5 @@ def test_a_user_walks_from_documents_to_answers_and_an_evaluation(shell: Shell) 
     server.send_signal(signal.SIGTERM)
     server.communicate(timeout=PATIENCE_SECONDS)
     assert server.returncode in {0, -signal.SIGTERM}
-    assert "pass; every case is in evals/reports/latest.json" in shell.ended(evaluation)
+    assert "every case is in evals/reports/latest.html" in shell.ended(evaluation)
     assert not shell.postgres._alive()

@@ -204,55 +204,11 @@ def test_a_database_that_is_not_there_is_one_line(
     assert "canary" not in ended.err
 
 
-def write_evaluation(question: str = QUESTION, min_cases: int = 1, metrics: str = '"recall@5" = 1.0') -> None:
-    """A dataset with one case in each split, `question` in the gate's, and thresholds."""
-    asked = {"gate": question, "tune": QUESTION}
-    cases = (CASE | {"id": split, "split": split, "question": asked[split]} for split in asked)
-    Path("cases.jsonl").write_text("\n".join(map(json.dumps, cases)))
-    Path("thresholds.toml").write_text(f"min_cases = {min_cases}\nmax_error_rate = 0.0\n[metrics]\n{metrics}\n")
-
-
-@pytest.mark.parametrize(
-    ("question", "min_cases", "metrics", "status", "told"),
-    [
-        (QUESTION, 1, '"answered" = 1.0', 0, "pass;"),
-        (ANOTHER, 1, '"answered" = 1.0', 1, "answered is 0.000, below 1.000"),
-        (QUESTION, 2, '"answered" = 1.0', 2, "1 cases; 2 are needed"),
-        (QUESTION, 1, '"abstained" = 1.0', 2, "abstained was measured on no case"),
-    ],
-    ids=["pass", "worse", "too few", "unmeasured"],
-)
-def test_eval_ends_with_its_verdict(
-    app: Command, *, question: str, min_cases: int, metrics: str, status: int, told: str
-) -> None:
-    """0 is a pass, 1 is worse than allowed, 2 cannot judge; the report holds the same verdict."""
-    write_evaluation(question, min_cases, metrics)
-    ended = app("eval", *EVALUATION, "--thresholds", "thresholds.toml", "--reports", "reports")
-    assert (ended.status, told in ended.out) == (status, True)
-    report = json.loads(Path("reports/latest.json").read_text())
-    assert report["verdict"] == ["pass", "worse", "cannot_judge"][status]
-    assert [case["id"] for case in report["cases"]] == ["gate"]
-
-
-@pytest.mark.parametrize(
-    ("changed", "told"),
-    [
-        (("--split", "best"), "--split is 'best'; it can be tune, gate or all"),
-        (("--thresholds", "none.toml"), "none.toml holds no valid thresholds"),
-        (("--dataset", "none.jsonl"), "the dataset none.jsonl cannot be read"),
-    ],
-)
-def test_eval_refuses_what_it_cannot_use(app: Command, changed: tuple[str, str], told: str) -> None:
-    """A wrong option is found before anything is asked, and is no pass."""
-    write_evaluation()
-    ended = app("eval", *EVALUATION, "--thresholds", "thresholds.toml", "--reports", "reports", *changed)
-    assert (ended.status, ended.out, told in ended.err) == (2, "", True)
-    assert not Path("reports").exists()
-
-
 def test_tune_shows_every_threshold_and_the_best(app: Command) -> None:
     """The table has a row a threshold, for the tune split alone, and the last line what is set now."""
-    write_evaluation(ANOTHER)
+    asked = {"tune": QUESTION, "gate": ANOTHER}
+    cases = [CASE | {"id": split, "split": split, "question": asked[split]} for split in asked]
+    Path("cases.jsonl").write_text("\n".join(map(json.dumps, cases)))
     ended = app("tune", "--what", "abstain", *EVALUATION)
     rows = [line.split()[1::2] for line in ended.out.splitlines() if re.search(r"\d\.\d{3} ", line)]
     assert (ended.status, rows[0][:2], rows[-1][:2]) == (0, ["0.200", "1.00"], ["0.675", "1.00"])
@@ -287,7 +243,8 @@ def test_help_names_every_command(app: Command) -> None:
     """Without a command the help is shown, in groups: first what everybody needs, last what runs in production."""
     ended = app("--help")
     documents = ["ask", "ingest", "documents", "verify", "reembed", "explain"]
-    commands = [*documents, "cache", "costs", "models", "eval", "tune", "serve", "migrate"]
+    evaluation = ["dataset", "eval", "compare", "tune", "calibrate"]
+    commands = [*documents, "cache", "costs", "models", *evaluation, "serve", "migrate"]
     assert ended.status == 0
     assert re.findall(r"^[│|] (\w+)  ", ended.out, re.MULTILINE) == commands
 

@@ -7,22 +7,23 @@ import pytest
 
 from app.db import stamps, store
 from app.db.engine import Database
-from app.errors import InvalidInput
+from app.errors import ConfigurationError, InvalidInput
+from app.evals import TENANT
 from app.evals.dataset import Case, Dataset, Evidence
-from app.evals.evaluators import METRICS
-from app.evals.gate import Thresholds, Verdict, decide
-from app.evals.runner import TENANT, run
-from app.evals.tune import THRESHOLDS, Point, sweep
+from app.evals.gate import Demand, Thresholds, Verdict, decide
+from app.evals.runner import AT_A_PROVIDER, IN_PROCESS, calls_at_a_time, run
 from app.gateway.gateway import Gateway
+from app.judging.judges import Judge
 from app.rag.ingest import Ingester
 from app.settings import Settings
+from app.tuning.abstention import THRESHOLDS, Point, sweep
 
 NILE = Case(
     id="nile",
     split="gate",
     question="Which is the longest river of Africa?",
     answerable=True,
-    relevant=("rivers.md",),
+    relevant={"rivers.md": 1},
     evidence=(Evidence(document="rivers.md", quote="the longest river of Africa"),),
     reference="The Nile.",
 )
@@ -51,13 +52,14 @@ async def test_every_case_is_asked_and_scored(
     ticks: list[int] = []
     done = await run(dataset(OHIO, NILE), documents, database, gateway, settings, on_case=lambda: ticks.append(1))
     assert [result.case.id for result in done.results] == ["ohio", "nile"]
-    assert done.results[0].scores == {"abstained": 1.0}
-    assert done.results[1].scores == dict.fromkeys(
-        ("recall@5", "ndcg@10", "evidence_recall", "citation_validity", "cites_relevant", "answered"), 1.0
-    )
+    assert (done.results[0].scores["abstained"], "answered" in done.results[0].scores) == (1.0, False)
+    measured = ("recall@5", "ndcg@10", "evidence_recall", "citation_validity", "cites_relevant", "answered")
+    assert {name: done.results[1].scores[name] for name in measured} == dict.fromkeys(measured, 1.0)
     assert len(ticks) == 2
-    assert (done.dataset, done.dataset_hash, done.chat_model) == ("tiny", "hash", "offline/extractive")
-    demanded = Thresholds(min_cases=2, max_error_rate=0, metrics={"answered": 1.0, "abstained": 1.0})
+    made = done.configuration
+    assert (made.dataset, made.dataset_hash, made.chat_model) == ("tiny", "hash", "offline/extractive")
+    perfect = Demand(at_least=1.0)
+    demanded = Thresholds(min_cases=2, max_error_rate=0, metrics={"answered": perfect, "abstained": perfect})
     assert decide(done, demanded).verdict is Verdict.PASS
 
 
@@ -67,22 +69,55 @@ async def test_a_case_that_fails_is_an_error_and_not_a_score(
     """The others are scored, and the gate refuses to judge."""
     done = await run(dataset(EMPTY, NILE), documents, database, gateway, settings)
     failed = done.results[0]
-    assert (failed.scores, failed.answer) == ({}, None)
+    assert (failed.scores, failed.failed, failed.answer) == ({}, {}, None)
     assert "the question is empty" in failed.error
     assert done.errors == [failed]
     assert done.means()["answered"] == 1.0
-    demanded = Thresholds(min_cases=1, max_error_rate=0, metrics={"answered": 1.0})
+    demanded = Thresholds(min_cases=1, max_error_rate=0, metrics={"answered": Demand(at_least=1.0)})
     assert decide(done, demanded).verdict is Verdict.CANNOT_JUDGE
 
 
-async def test_a_metric_that_fails_is_an_error_and_not_unmeasured(
-    documents: list[Path], database: Database, gateway: Gateway, settings: Settings, monkeypatch: pytest.MonkeyPatch
+async def test_another_document_is_another_configuration(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings
 ) -> None:
-    """A broken metric must not vanish from the means: its case counts as an error, and its other scores are lost."""
-    monkeypatch.setitem(METRICS, "broken", lambda *_: 1 / 0)
-    done = await run(dataset(NILE), documents, database, gateway, settings)
-    assert "division by zero" in done.results[0].error
-    assert done.errors == list(done.results)
+    """By what the documents hold and what they are called; read again as they were, they are the same."""
+
+    async def documents_hash() -> str:
+        return (await run(dataset(), documents, database, gateway, settings)).configuration.documents_hash
+
+    first = await documents_hash()
+    Path("lakes.md").rename("seas.md")
+    renamed = await documents_hash()
+    Path("seas.md").write_text("# Seas\n\nThere are seven.\n")
+    changed = await documents_hash()
+    assert len({first, renamed, changed}) == 3
+    Path("seas.md").write_text("# Lakes\n\nLake Baikal is the deepest lake of all.\n")
+    assert await documents_hash() == renamed
+
+
+async def test_without_a_judge_role_nothing_is_asked(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings
+) -> None:
+    """The settings are wrong before anything is paid for."""
+    asked: list[int] = []
+    with pytest.raises(ConfigurationError, match="JUDGE_MODEL"):
+        await run(
+            dataset(NILE),
+            documents,
+            database,
+            gateway,
+            settings,
+            judges=[Judge("groundedness", "judge-groundedness")],
+            on_case=lambda: asked.append(1),
+        )
+    assert asked == []
+
+
+async def test_models_at_a_provider_are_asked_more_at_a_time(gateway: Gateway, settings: Settings) -> None:
+    """They have cores of their own."""
+    chat = settings.chat.model_copy(update={"model": "openai/m", "api_base": "http://127.0.0.1:1"})
+    remote = Gateway(settings.model_copy(update={"chat": chat}))
+    assert (calls_at_a_time(gateway), calls_at_a_time(remote)) == (IN_PROCESS, AT_A_PROVIDER)
 
 
 async def test_a_dataset_without_cases_gives_a_run_without_results(

@@ -10,9 +10,9 @@ from app.db.engine import Database
 from app.errors import InvalidInput
 from app.evals.dataset import Case, Dataset, Evidence
 from app.evals.runner import run
-from app.evals.weights import WEIGHTS, compare, paired_bootstrap
 from app.gateway.gateway import Gateway
 from app.settings import Settings
+from app.tuning.weights import WEIGHTS, compare, paired_bootstrap
 from tests.integration.conftest import Command
 
 TEXTS = {
@@ -30,7 +30,7 @@ def case(number: int, question: str, source: str) -> Case:
         split="tune",
         question=question,
         answerable=True,
-        relevant=(source,),
+        relevant={source: 1},
         evidence=evidence,
         reference="It.",
     )

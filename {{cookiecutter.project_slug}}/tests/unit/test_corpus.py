@@ -52,6 +52,12 @@ def test_no_question_is_asked_twice(dataset: Dataset) -> None:
     assert len(questions) == len(set(questions))
 
 
+def test_every_answerable_case_can_be_measured_in_every_way(dataset: Dataset) -> None:
+    """Its documents are known, the words that answer it, and a short answer."""
+    answerable = [case for case in dataset.cases if case.answerable]
+    assert [case.id for case in answerable if not (case.relevant and case.evidence and case.reference)] == []
+
+
 def test_every_relevant_document_exists(dataset: Dataset, documents: dict[str, Document]) -> None:
     """No case rests on a document that was renamed or removed."""
     assert {source for case in dataset.cases for source in case.relevant} <= documents.keys()

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import DocumentTooLarge, InvalidInput, UnsupportedDocument
@@ -85,6 +85,7 @@ WHOLE = {
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.floats(min_value=0, max_value=1))
+@example("cut.xls", 0.1)
 def test_a_file_that_was_cut_off_never_breaks_the_loader(name: str, share: float) -> None:
     """A download that stopped half-way is refused, or read as far as it goes."""
     with suppress(InvalidInput):

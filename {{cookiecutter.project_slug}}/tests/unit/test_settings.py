@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.errors import ConfigurationError
 from app.gateway.deployments import resolve
-from app.settings import ChatSettings, DeploymentSettings, Settings, _variables, forget_addresses, load_settings
+from app.settings import ChatSettings, DeploymentSettings, Settings, forget_addresses, load_settings, variables
 from tests.conftest import PROJECT
 
 EXAMPLE = PROJECT / ".env.example"
@@ -178,19 +178,19 @@ def test_every_misspelt_name_is_told_at_once(tmp_path: Path) -> None:
         load_file(tmp_path, "PASAGES=3\nEMBEDDING_MODLE=x\n")
 
 
-def test_other_programs_may_have_variables_in_the_file(tmp_path: Path) -> None:
+def test_other_programs_may_havevariables_in_the_file(tmp_path: Path) -> None:
     """What Compose, Postgres, AWS or a test run read is left alone, also where a setting's name is a part of it."""
     names = ("POSTGRES_PASSWORD", "COMPOSE_PROJECT_NAME", "AWS_REGION_NAME", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY")
     near = ("PGHOST", "PGPORT", "TEST_DATABASE_URL", "CHATTY", "SMTP_HOST", "PYTHON_IMAGE", "UV_IMAGE", "TZ")
     assert load_file(tmp_path, "".join(f"{name}=1\n" for name in (*names, *near))) == Settings()
 
 
-@given(st.sampled_from(sorted(dict(_variables()))), st.data())
+@given(st.sampled_from(sorted(dict(variables()))), st.data())
 def test_a_name_that_is_one_letter_short_is_found(name: str, data: st.DataObject) -> None:
     """Whatever long name loses a letter, some setting is proposed."""
     place = data.draw(st.integers(0, len(name) - 1))
     short = name[:place] + name[place + 1 :]
-    assume(len(name) > 4 and short not in dict(_variables()))
+    assume(len(name) > 4 and short not in dict(variables()))
     with TemporaryDirectory() as folder, pytest.raises(ConfigurationError, match=f"^{short} in .env is no setting"):
         load_file(Path(folder), f"{short}=1\n")
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.db.engine import Database
+from app.evals import TENANT
 from app.evals.dataset import Dataset
-from app.evals.runner import TENANT, ingest_only
+from app.evals.runner import ingest_only
 from app.gateway.gateway import Gateway
 from app.gateway.offline import rank
 from app.prompts.fence import fence, neutral, read_fences
@@ -45,7 +46,9 @@ async def sweep(
     scores: dict[bool, list[float]] = {True: [], False: []}
     for case in dataset.cases:
         passages = await retriever.retrieve(case.question)
-        messages = load_prompt("answer").messages(passages=fence(passages), question=neutral(case.question))
+        messages = load_prompt(settings.answer_prompt).messages(
+            passages=fence(passages), question=neutral(case.question)
+        )
         ranked = rank(*read_fences(messages))
         scores[case.answerable].append(ranked[0].score if ranked else 0.0)
     return [

@@ -13,9 +13,10 @@ import numpy as np
 from app.db.engine import Database
 from app.db.search import Search
 from app.errors import InvalidInput
+from app.evals import TENANT
 from app.evals.dataset import Case, Dataset
-from app.evals.evaluators import evidence_recall, ndcg_at_10, recall_at_5
-from app.evals.runner import TENANT, ingest_only
+from app.evals.evaluators.retrieval import evidence_recall, ndcg_at_10, recall_at_5
+from app.evals.runner import ingest_only
 from app.gateway.gateway import Gateway
 from app.rag.fusion import best_first
 from app.rag.ingest import Ingester

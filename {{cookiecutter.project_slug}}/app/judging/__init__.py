@@ -1,0 +1,1 @@
+"""Models that judge answers, and whether they judge as people do."""

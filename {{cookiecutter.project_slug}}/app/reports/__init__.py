@@ -1,0 +1,1 @@
+"""Runs as people read them: `report.py` is the place to start reading."""
