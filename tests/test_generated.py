@@ -81,7 +81,7 @@ def test_own_checks_tests_and_evals_pass(project: Path) -> None:
     """The generated project's `make check test eval` passes as it comes, with its coverage gate."""
     output = run("make check test eval", project)
     assert re.search(r"\d+ passed", output)
-    assert "pass; every case" in output
+    assert "pass: field-guide" in output
 
 
 def test_readme_commands_work(project: Path) -> None:

@@ -1,11 +1,13 @@
 """The command line: its commands are found in `commands/`, each a module with a `cli` of its own.
 
-Errors are one line and exit code 2. Knows nothing of any command.
+Errors are one line and exit code 2. So is a fault of ours, with its traceback: 1 is what commands say of what they
+found. Knows nothing of any command.
 """
 
 import importlib
 import pkgutil
 import sys
+import traceback
 
 import typer
 from rich.markup import escape
@@ -35,4 +37,7 @@ def main() -> None:
     except (AppError, OSError, UnicodeError) as error:
         message = error.message if isinstance(error, AppError) else str(error)
         err.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
+        sys.exit(2)
+    except Exception:  # noqa: BLE001  # whatever it is
+        traceback.print_exc()
         sys.exit(2)

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from app.evals.dataset import Dataset as Cases
     from app.evals.gate import Baseline, Decision
     from app.evals.runs import Run
-    from app.judging.judges import Judge
+    from app.judging.judges import Judge, Preferences
     from app.tuning.abstention import Point
     from app.tuning.weights import Choice
 
 cli = typer.Typer()
 FIELD_GUIDE = Path("evals/datasets/field-guide.jsonl")
 DOCUMENTS = [Path("corpus"), Path("docs")]
+TWO = 2  # runs, to prefer one of
+A_HALF = 0.5  # what neither wins more than
 REPORTS = Path("evals/reports")
 Dataset = Annotated[Path, typer.Option(help="JSONL, one case a line.")]
 Documents = Annotated[list[Path] | None, typer.Option(help="What the cases ask about; default corpus and docs.")]
@@ -44,18 +46,22 @@ Sets = Annotated[
 Concurrency = Annotated[
     int | None, typer.Option(min=1, help="Questions at a time; default 16, or with offline models two a core.")
 ]
+PerMinute = Annotated[
+    int | None, typer.Option(min=1, help="Questions and judges' calls a minute, evenly spaced; default no pace.")
+]
 Reports = Annotated[Path, typer.Option(help="Where reports, runs and unfinished runs go.")]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked, how often and by whom it is rated."""
+    """What is asked, how often, how fast and by whom it is rated."""
 
     cases: "Cases"
     documents: list[Path]
     repeats: int
     judges: "list[Judge]"
     concurrency: int | None
+    per_minute: int | None
     reports: Path
 
 
@@ -69,6 +75,7 @@ def evaluate(
     judge: Judges = None,
     set_: Sets = None,
     concurrency: Concurrency = None,
+    per_minute: PerMinute = None,
     thresholds: Annotated[Path, typer.Option(help="What the gate demands.")] = Path("evals/thresholds.toml"),
     baseline: Annotated[Path, typer.Option(help="The scores to compare with.")] = Path("evals/baseline.json"),
     save_baseline: Annotated[bool, typer.Option(help="Write the scores to the baseline instead.")] = False,
@@ -94,6 +101,7 @@ def evaluate(
         repeats=repeat,
         judges=judge or [],
         concurrency=concurrency,
+        per_minute=per_minute,
         reports=reports,
     )
     run = asyncio.run(_evaluate(plan, set_ or []))
@@ -109,6 +117,7 @@ def evaluate(
 def compare(
     runs: Annotated[list[Path] | None, typer.Argument(help="Runs to compare, of evals/reports/runs.")] = None,
     *,
+    prefer: Annotated[bool, typer.Option("--prefer", help="Let JUDGE_MODEL choose between two runs' answers.")] = False,
     set_: Sets = None,
     dataset: Dataset = FIELD_GUIDE,
     documents: Documents = None,
@@ -116,23 +125,28 @@ def compare(
     repeat: Repeat = 1,
     judge: Judges = None,
     concurrency: Concurrency = None,
+    per_minute: PerMinute = None,
     reports: Reports = REPORTS,
 ) -> None:
     """Compare configurations over the same cases: each --set makes one beside the settings as they are.
 
     Every difference is to the first, with the interval in which the true one lies. Stored runs are compared without
-    asking anything again.
+    asking anything again; with --prefer the judge is asked, in both orders, which of two answers is better.
 
     `app compare --set FUSION=rrf --set RERANK=llm,PASSAGES=8`
 
-    `app compare evals/reports/runs/A.json evals/reports/runs/B.json`
+    `app compare evals/reports/runs/A.json evals/reports/runs/B.json --prefer`
     """
     from app.reports import html, report  # noqa: PLC0415  # slow, and only here
 
     if bool(runs) == bool(set_):
         raise InvalidInput("give either the files of runs, or settings: --set NAME=VALUE")
+    if prefer and len(runs or []) != TWO:
+        raise InvalidInput("--prefer is about two stored runs: app compare A.json B.json --prefer")
+    preferences = None
     if runs:
         found = _read(runs)
+        preferences = asyncio.run(_prefer(found, reports, per_minute)) if prefer else None
     else:
         plan = _plan(
             dataset=dataset,
@@ -141,10 +155,13 @@ def compare(
             repeats=repeat,
             judges=judge or [],
             concurrency=concurrency,
+            per_minute=per_minute,
             reports=reports,
         )
         found = asyncio.run(_matrix(plan, set_ or []))
     out.print(report.comparison_table(found))
+    if preferences:
+        _show_preferences(preferences)
     page = reports / "comparison.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(html.page(found), encoding="utf-8")
@@ -171,6 +188,7 @@ def _plan(
     repeats: int,
     judges: list[str],
     concurrency: int | None,
+    per_minute: int | None,
     reports: Path,
 ) -> Plan:
     from app.evals.dataset import load_dataset  # noqa: PLC0415  # slow, and only here
@@ -182,7 +200,7 @@ def _plan(
         raise InvalidInput(f"--judge {unknown.pop()}: there is no such judge; there are {', '.join(JUDGES)}")
     cases = load_dataset(dataset, None if split == "all" else split)  # type: ignore[arg-type]  # just checked
     asked = [JUDGES[name] for name in dict.fromkeys(judges)]
-    return Plan(cases, documents, repeats, asked, concurrency, reports)
+    return Plan(cases, documents, repeats, asked, concurrency, per_minute, reports)
 
 
 async def _evaluate(plan: Plan, changes: list[str]) -> "Run":
@@ -203,6 +221,7 @@ async def _matrix(plan: Plan, changes: list[str]) -> "list[Run]":
 async def _ask(plan: Plan, configurations: Mapping[str, Settings]) -> "list[Run]":
     """Every run is stored when all are there: what an interruption leaves is then the journals of all of them."""
     from app.evals import runner  # noqa: PLC0415  # slow, and only here
+    from app.judging.pace import Pace  # noqa: PLC0415  # as above
     from app.tuning import matrix  # noqa: PLC0415  # as above
 
     first = next(iter(configurations.values()))
@@ -218,6 +237,7 @@ async def _ask(plan: Plan, configurations: Mapping[str, Settings]) -> "list[Run]
                 judges=plan.judges,
                 journal=plan.reports / runner.UNFINISHED,
                 concurrency=plan.concurrency,
+                pace=Pace(plan.per_minute),
                 on_case=advance,
                 on_resume=_resumed,
             )
@@ -228,7 +248,7 @@ async def _ask(plan: Plan, configurations: Mapping[str, Settings]) -> "list[Run]
 
 def _resumed(answers: int) -> None:
     if answers:
-        err.print(f"{answers} answers are taken from a run that did not finish")
+        err.print(f"{answers} answers are taken from a run that did not finish, or in which something failed")
 
 
 def _read(paths: list[Path]) -> "list[Run]":
@@ -242,6 +262,31 @@ def _read(paths: list[Path]) -> "list[Run]":
             "[yellow]these runs are of different datasets: only cases that have the same id are compared[/yellow]"
         )
     return runs
+
+
+async def _prefer(runs: "list[Run]", reports: Path, per_minute: int | None) -> "Preferences":
+    from app.judging import judges  # noqa: PLC0415  # slow, and only here
+    from app.judging.pace import Pace  # noqa: PLC0415  # as above
+
+    async with opened() as (_, gateway, _):
+        judges.judge_model(gateway)  # also where no two answers differ
+        cache = judges.VerdictCache(reports / "verdicts.jsonl", Pace(per_minute))
+        with err.status("asking which answers are better"):
+            return await judges.prefer_runs(*runs, gateway=gateway, cache=cache)
+
+
+def _show_preferences(found: "Preferences") -> None:
+    second = found.second
+    if second.low <= A_HALF <= second.high:
+        told = "no difference shown"
+    else:
+        told = f"the {'second' if second.mean > A_HALF else 'first'} run's answers are preferred"
+    out.print(
+        f"{told}: of {found.pairs} pairs the second run won {second.mean:.1%}, {second.low:.1%} to {second.high:.1%}, "
+        f"a tie being half a win; in {found.flips:.1%} the order made a difference, which is a tie; "
+        f"{found.failed} pairs were not compared",
+        soft_wrap=True,
+    )
 
 
 def _advisory(run: "Run") -> dict[str, str]:

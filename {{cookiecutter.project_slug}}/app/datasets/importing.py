@@ -60,10 +60,12 @@ def import_beir(folder: Path, documents: Path, split: DrawSplit) -> Imported:
     judgements = read_lines(qrels if qrels.exists() else folder / "qrels" / "test.tsv", _judgement)
     sources = dict(_write(corpus, documents))
     relevant = defaultdict[str, dict[str, int]](dict)
+    left_out = Counter({"documents without text": len(corpus) - len(sources)})
     for query_id, document, grade in judgements:
         if grade > 0 and document in sources:
             relevant[query_id][sources[document]] = grade
-    left_out = Counter({"documents without text": len(corpus) - len(sources)})
+        elif grade > 0:
+            left_out["judgements of documents that are not there or have no text"] += 1
     cases: dict[str, Case] = {}
     for query in queries:
         if not (query.text.strip() and relevant[query.id]):

@@ -49,14 +49,14 @@ class Database:
             DatabaseUnavailable: there is no connection, or it broke.
 
         """
-        with _lost_connections():
+        with lost_connections():
             async with self.engine.begin() as connection:
                 await connection.exec_driver_sql(BELONG_TO_TENANT, {"tenant": self.tenant})
                 yield connection
 
     async def is_migrated(self) -> bool:
         """Whether the schema is the one this version of the code was written for."""
-        with _lost_connections():
+        with lost_connections():
             async with self.engine.begin() as connection:  # before the first migration there is no role to take on
                 known = await connection.scalar(text("SELECT to_regclass('alembic_version')"))
                 current = known and await connection.scalar(text("SELECT version_num FROM alembic_version"))
@@ -102,7 +102,7 @@ async def connect(url: str) -> AsyncIterator[Database]:
 
 
 @contextmanager
-def _lost_connections() -> Iterator[None]:
+def lost_connections() -> Iterator[None]:
     """Tell an unreachable database from a wrong statement."""
     try:
         yield
@@ -148,7 +148,7 @@ def _upgrade(url: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = url
-    with _lost_connections():
+    with lost_connections():
         command.upgrade(config, "head")
 
 

@@ -6,7 +6,7 @@ nothing of how scores are made or how a decision is shown.
 
 import json
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -61,7 +61,7 @@ class Thresholds(BaseModel):
     min_cases: int = Field(ge=1)
     max_error_rate: float = Field(ge=0, le=1)
     alpha: float = Field(0.05, gt=0, lt=1)
-    metrics: dict[str, Demand]
+    metrics: dict[str, Demand] = Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,8 @@ def decide(
     adjusted = holm({one.metric: one.p for one in comparisons if one.metric in tested})
     lost = [one for one in comparisons if adjusted.get(one.metric, 1) <= thresholds.alpha]
     losses = (*_beyond(run, gated), *(_loss(one, tested[one.metric], adjusted[one.metric]) for one in lost))
-    unmeasured = tuple(_unmeasured(run, gated))  # who always abstains cites nothing: what is lost is still the news
+    # Who always abstains cites nothing: what is lost is still the news.
+    unmeasured = tuple(_unmeasured(run, gated, baseline))
     verdict = Verdict.WORSE if losses else Verdict.CANNOT_JUDGE if unmeasured else Verdict.PASS
     return Decision(verdict, (*losses, *unmeasured), comparisons, adjusted, thresholds, advisory)
 
@@ -174,18 +175,30 @@ def _doubts(run: Run, thresholds: Thresholds, gated: Collection[str]) -> Iterato
     """Why nothing can be said of the run."""
     if (cases := len(_ids(run))) < thresholds.min_cases:
         yield f"The run has {cases} cases and min_cases is {thresholds.min_cases}: add cases, or run a larger split."
+    if not gated:
+        yield "No metric may decide: demand one that is no judge, or calibrate the judge."
     errors = [f"case {one.case.id}: {one.error}" for one in run.errors]
-    failed = [(one, name) for one in run.failures for name in sorted(gated & one.failed.keys())[:1]]
-    unscored = [f"case {one.case.id}: {name}: {one.failed[name]}" for one, name in failed]
-    for what, such in (("gave no answer", errors), ("could not be scored", unscored)):
-        if such and len(such) / len(run.results) > thresholds.max_error_rate:
-            share = f"{len(such)} of {len(run.results)} attempts {what}"
-            yield f"{share}, more than max_error_rate ({thresholds.max_error_rate:g}) allows. The first is {such[0]}."
+    yield from _too_many("gave no answer", errors, len(run.results), thresholds)
+    for metric in sorted(gated):
+        failed = [f"case {one.case.id}: {one.failed[metric]}" for one in run.failures if metric in one.failed]
+        tried = len(failed) + sum(metric in one.scores for one in run.results)
+        yield from _too_many(f"could not be scored by {metric}", failed, tried, thresholds)
 
 
-def _unmeasured(run: Run, gated: Collection[str]) -> Iterator[str]:
-    for metric in sorted(set(gated) - set(run.metrics())):
-        yield f"{metric} was measured on no case: add cases that it applies to, or demand it no more."
+def _too_many(what: str, such: Sequence[str], tried: int, thresholds: Thresholds) -> Iterator[str]:
+    if such and len(such) / tried > thresholds.max_error_rate:
+        share = f"{len(such)} of {tried} attempts {what}"
+        yield f"{share}, more than max_error_rate ({thresholds.max_error_rate:g}) allows. The first is {such[0]}."
+
+
+def _unmeasured(run: Run, gated: Collection[str], baseline: Baseline | None) -> Iterator[str]:
+    """What was hardly measured: a metric that most cases have lost says nothing of those."""
+    for metric in sorted(gated):
+        now, then = run.values(metric).keys(), baseline.values(metric).keys() if baseline else set()
+        if not now:
+            yield f"{metric} was measured on no case: add cases that it applies to, or demand it no more."
+        elif 2 * len(now & then) < len(then):
+            yield f"{metric} was measured on {len(now & then)} of the {len(then)} cases that the baseline measured."
 
 
 def _mismatches(run: Run, baseline: Baseline | None, tested: Collection[str]) -> Iterator[str]:
@@ -193,10 +206,10 @@ def _mismatches(run: Run, baseline: Baseline | None, tested: Collection[str]) ->
     if baseline is None:
         if tested:
             yield f"There is no baseline to compare {', '.join(tested)} with: {REFRESH}."
-    elif run.configuration.dataset_hash != baseline.configuration.dataset_hash:
-        yield f"The dataset {run.configuration.dataset} is not as it was for the baseline: {REFRESH}."
     elif run.configuration.split != baseline.configuration.split:
         yield f"The baseline is of the split {baseline.configuration.split}: run that, or {REFRESH}."
+    elif run.configuration.dataset_hash != baseline.configuration.dataset_hash:
+        yield f"The dataset {run.configuration.dataset} is not as it was for the baseline: {REFRESH}."
     elif others := _ids(run) ^ baseline.cases.keys():
         yield f"{len(others)} cases, such as {min(others)}, are not both in the run and in the baseline: {REFRESH}."
     else:

@@ -4,6 +4,7 @@ Knows nothing of how a run goes.
 """
 
 import hashlib
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -19,6 +20,9 @@ from app.settings import Settings
 CODE = Path(__file__).parent.parent
 ASIDE = {"app_name", "environment", "log_level", "database_url", "data_dir", "host", "port"}
 """Settings on which no answer depends."""
+LIMITS = re.compile(r"BUDGET|DEADLINE|BREAKER|CONCURRENCY|ATTEMPTS|_SECONDS$")
+"""Settings that decide whether there is an answer, and not what it says: who goes on with a run raises one."""
+MEASURES = {"commands", "datasets", "evals", "judging", "reports", "tuning"}
 
 
 def describe(
@@ -51,17 +55,21 @@ def fingerprint(configuration: Configuration) -> str:
     """The same for two runs whose answers can stand in for each other's.
 
     Instead of the revision, which says nothing of changes that are not committed, the code itself counts. What only
-    measures answers does not: the harness, and the judges.
+    measures answers does not, nor do limits: where one was met there is no answer.
     """
     one = configuration
     made = [one.dataset_hash, one.documents_hash, one.chat_model, one.embedding_model, _code()]
     named = sorted({**one.settings, **one.prompts}.items())
-    return _hash(*made, *(f"{name}={value}" for name, value in named if not name.lower().startswith("judge")))[:32]
+    return _hash(*made, *(f"{name}={value}" for name, value in named if not _is_aside(name)))[:32]
+
+
+def _is_aside(name: str) -> bool:
+    return name.lower().startswith("judge") or LIMITS.search(name) is not None
 
 
 @cache  # what is running, and not what is edited meanwhile
 def _code() -> str:
-    files = sorted(path for path in CODE.rglob("*.py") if path.relative_to(CODE).parts[0] != "evals")
+    files = sorted(path for path in CODE.rglob("*.py") if path.relative_to(CODE).parts[0] not in MEASURES)
     return _hash(*(path.read_text(encoding="utf-8") for path in files))
 
 

@@ -17,28 +17,19 @@ import pydantic_evals
 from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext
 from pydantic_evals.reporting import EvaluationReport, ReportCase
 
-from app.db import store
+from app.datasets.corpus import alone, ingest_only, stored
 from app.db.engine import Database
-from app.errors import (
-    AppError,
-    BudgetExceeded,
-    ConfigurationError,
-    DatabaseUnavailable,
-    DeploymentBusy,
-    IndexMismatch,
-    InvalidInput,
-)
-from app.evals import TENANT
+from app.errors import AppError, BudgetExceeded, ConfigurationError, DatabaseUnavailable, DeploymentBusy
 from app.evals.dataset import Case, Dataset
 from app.evals.evaluators import Scores, Texts, evaluate
 from app.evals.journal import Journal
 from app.evals.provenance import describe, fingerprint
 from app.evals.runs import CaseResult, Configuration, Run, write_run
-from app.gateway.gateway import Gateway
+from app.gateway.gateway import Gateway, warm
 from app.judging.judges import Judge, Verdict, VerdictCache, judge, judge_model
-from app.rag.ingest import Ingester, source_of
+from app.judging.pace import Pace
+from app.rag.ingest import Ingester
 from app.rag.pipeline import Pipeline
-from app.rag.sources import find_files
 from app.settings import Settings
 from app.types import Answer
 
@@ -66,6 +57,7 @@ async def run(
     judges: Sequence[Judge] = (),
     journal: Path | None = None,
     concurrency: int | None = None,
+    pace: Pace | None = None,
     on_case: Callable[[], None] = lambda: None,
     on_resume: Callable[[int], None] = lambda _: None,
 ) -> Run:
@@ -75,35 +67,35 @@ async def run(
     and `on_resume` is told how many answers it takes.
 
     Raises:
-        InvalidInput: a document could not be read.
+        InvalidInput: a document could not be read, or another evaluation is under way.
         AppError: one of ENDS_THE_RUN; what was answered before stays in the journal.
 
     """
-    database = database.for_tenant(TENANT)
     judging = judge_model(gateway) if judges else ""  # wrong settings are found before anything is paid
-    await ingest_only(list(documents), Ingester(database, gateway, settings))
-    async with database.transaction() as connection:
-        texts = await store.read_texts(connection, database.tenant)
-        versions = await store.versions(connection, database.tenant, list(texts))
-    hashes = {source: version.content_hash for source, version in versions.items()}
-    configuration = describe(dataset, hashes, settings, name=name, repeats=repeats, judge_model=judging)
-    verdicts = VerdictCache(journal.with_name("verdicts.jsonl") if journal else None)
-    pipeline = Pipeline(database, gateway, settings)
-    path = journal / f"{fingerprint(configuration)}.jsonl" if journal else None
-    with Journal(path) if path else nullcontext() as kept:
-        if kept:
-            on_resume(len(kept))
-        return await ask_all(
-            dataset,
-            lambda case: pipeline.ask(case.question),
-            texts,
-            configuration,
-            repeats=repeats,
-            judges={f"judge:{one.name}": partial(judge, one, gateway=gateway, cache=verdicts) for one in judges},
-            journal=kept,
-            concurrency=concurrency or calls_at_a_time(gateway),
-            on_case=on_case,
-        )
+    pace = pace or Pace()
+    verdicts = VerdictCache(journal.with_name("verdicts.jsonl") if journal else None, pace)
+    async with alone(database) as own:
+        await ingest_only(list(documents), Ingester(own, gateway, settings))
+        texts, hashes = await stored(own)
+        configuration = describe(dataset, hashes, settings, name=name, repeats=repeats, judge_model=judging)
+        path = journal / f"{fingerprint(configuration)}.jsonl" if journal else None
+        pipeline = Pipeline(own, gateway, settings)
+        await warm()  # or the first questions would seem slow
+        with Journal(path) if path else nullcontext() as kept:
+            if kept:
+                on_resume(len(kept))
+            return await ask_all(
+                dataset,
+                lambda case: pipeline.ask(case.question),
+                texts,
+                configuration,
+                repeats=repeats,
+                judges={f"judge:{one.name}": partial(judge, one, gateway=gateway, cache=verdicts) for one in judges},
+                journal=kept,
+                concurrency=concurrency or calls_at_a_time(gateway),
+                pace=pace,
+                on_case=on_case,
+            )
 
 
 async def ask_all(
@@ -116,6 +108,7 @@ async def ask_all(
     judges: Mapping[str, Rate] | None = None,
     journal: Journal | None = None,
     concurrency: int = IN_PROCESS,
+    pace: Pace | None = None,
     on_case: Callable[[], None] = lambda: None,
 ) -> Run:
     """Put every question to `ask`, whatever that is, and score what it says; `judges` are by their metric.
@@ -124,7 +117,7 @@ async def ask_all(
         AppError: one of ENDS_THE_RUN: nothing more is asked, and what is under way is waited for.
 
     """
-    began, asking = datetime.now(UTC), _Asking(ask, journal, on_case)
+    began, asking = datetime.now(UTC), _Asking(ask, journal, pace or Pace(), on_case)
     cases = [pydantic_evals.Case[Case, Answer, None](name=case.id, inputs=case) for case in dataset.cases]
     judged = [Judged(metric, rate, asking.allowed) for metric, rate in (judges or {}).items()]
     evals = pydantic_evals.Dataset(name=dataset.name, cases=cases, evaluators=judged)
@@ -137,10 +130,11 @@ async def ask_all(
 
 
 def keep(run: Run, reports: Path) -> Path:
-    """Write a run to its file in `reports`, and then remove its journal; gives the file."""
+    """Write a run to its file in `reports`, and remove its journal where nothing failed that is worth another try."""
     path = reports / "runs" / f"{run.id}.json"
     write_run(run, path)
-    (reports / UNFINISHED / f"{fingerprint(run.configuration)}.jsonl").unlink(missing_ok=True)
+    if not (run.errors or run.failures):
+        (reports / UNFINISHED / f"{fingerprint(run.configuration)}.jsonl").unlink(missing_ok=True)
     return path
 
 
@@ -155,6 +149,7 @@ class _Asking:
 
     ask: Ask
     journal: Journal | None
+    pace: Pace
     on_case: Callable[[], None]
     ended: AppError | None = None
 
@@ -163,13 +158,17 @@ class _Asking:
         try:
             with self.allowed():
                 if self.journal is None:
-                    return await self.ask(case)
+                    return await self._asked(case)
                 if (kept := self.journal.take(case.id)) is None:
-                    kept = await self.ask(case)
+                    kept = await self._asked(case)
                     self.journal.add(case.id, kept)
                 return kept
         finally:
             self.on_case()
+
+    async def _asked(self, case: Case) -> Answer:
+        await self.pace.turn()
+        return await self.ask(case)
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
@@ -180,6 +179,7 @@ class _Asking:
             yield
         except ENDS_THE_RUN as error:
             self.ended = self.ended or error
+            self.pace.end()
             raise
 
 
@@ -222,22 +222,3 @@ def _result(item: ReportCase[Case, Answer, None], attempt: int, scores: Scores) 
         failed=scores.failed | {failure.name: failure.error_message for failure in item.evaluator_failures},
         reasons={name: judged.reason for name, judged in item.scores.items() if judged.reason},
     )
-
-
-async def ingest_only(documents: list[Path], ingester: Ingester) -> None:
-    """Make the ingester's tenant hold just these documents, and close the ingester.
-
-    Raises:
-        InvalidInput: a document could not be read: scores over a part of the corpus would mislead.
-
-    """
-    files = list(find_files(documents))
-    async with ingester:
-        try:
-            report = await ingester.ingest_files(files)
-        except IndexMismatch:  # an earlier run was with another model
-            await ingester.clear()
-            report = await ingester.ingest_files(files)
-        await ingester.remove_missing(map(source_of, files), ["", "/"])
-    if report.skipped:
-        raise InvalidInput("; ".join(f"{source}: {reason}" for source, reason in report.skipped))

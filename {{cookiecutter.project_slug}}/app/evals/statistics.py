@@ -17,7 +17,7 @@ Values = Mapping[str, Sequence[float]]
 """The values of one metric by case id, one for each attempt that was scored; none is empty."""
 Numbers = NDArray[np.float64]
 
-RESAMPLES = 5_000
+RESAMPLES = 2_000
 BLOCK = 100  # resamples at once: they stay in the processor's cache, and memory small
 DIGITS = 9  # what differs by less is the same number, computed on another machine
 POWER = 0.8
@@ -67,7 +67,7 @@ class Comparison:
 def interval(values: Values) -> Interval:
     """The mean with its 95 % interval.
 
-    Wilson's (1927) where every case was tried once and is 0 or 1, else the bootstrap's percentiles (Efron and
+    Wilson's (1927) where every case is 0 or 1, in all of its attempts, else the bootstrap's percentiles (Efron and
     Tibshirani, 1993, chapter 13). A single case that is neither has no spread: its interval is a point.
 
     Raises:
@@ -78,7 +78,7 @@ def interval(values: Values) -> Interval:
         raise ValueError("there are no values to take a mean of")
     means = _means(values, values)
     mean = float(means.mean())
-    if all(len(attempts) == 1 and attempts[0] in (0, 1) for attempts in values.values()):
+    if np.isin(means, (0, 1)).all():
         return Interval(mean, *_wilson(mean, len(means)))
     low, high = np.quantile(_resampled(means), [0.025, 0.975])
     return Interval(mean, float(low), float(high))
@@ -104,15 +104,15 @@ def compare(
         return Comparison(metric, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, inf, ())
     was, now = _means(before, common), _means(after, common)
     better = 1 if higher_is_better else -1
-    gains = np.round(now - was, DIGITS) * better
+    gains = np.round(now - was, DIGITS) * better + 0.0  # no negative zeros
     paired = binary and all(len(run[case]) == 1 for case in common for run in (after, before))
     low, high, p = _binary(gains) if paired and not margin else _graded(gains, margin)
-    low, high = sorted((low * better, high * better))
+    low, high = sorted((low * better + 0.0, high * better + 0.0))
     worse = sorted(
         (Change(case, float(was[n]), float(now[n])) for n, case in enumerate(common) if gains[n] < 0),
         key=lambda change: (change.after - change.before) * better,
     )
-    effect, least = float(gains.mean()) * better, detectable(gains, alpha)
+    effect, least = float(gains.mean()) * better + 0.0, detectable(gains, alpha)
     return Comparison(
         metric, len(common), float(was.mean()), float(now.mean()), effect, low, high, p, least, tuple(worse)
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, Literal, TypeVar
 
+import structlog
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from app.errors import ConfigurationError, DeploymentBusy, InvalidInput, ProviderError, ProviderMisconfigured
@@ -24,11 +25,13 @@ from app.evals.statistics import Interval, interval
 from app.gateway.cache import digest
 from app.gateway.gateway import Gateway
 from app.gateway.structured import parse
+from app.judging.pace import Pace
 from app.prompts.fence import fence, neutral
 from app.prompts.loader import load_prompt
 from app.types import Answer, Message
 
-"""Whose budget the calls are taken from."""
+log = structlog.get_logger(__name__)
+
 AT_A_TIME = 8
 # The others would fail alike: a model is busy when it failed so often that the gateway leaves it alone for a while.
 HITS_EVERY_CALL = (ProviderMisconfigured, DeploymentBusy)
@@ -77,11 +80,11 @@ JUDGES = {name: Judge(name, f"judge-{name}") for name in ("groundedness", "corre
 class VerdictCache:
     """What judges said, by the hash of all that they were asked: one a line of `path`, or kept in memory alone.
 
-    Belongs to one event loop.
+    Each call waits for its turn in `pace`. Belongs to one event loop.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, pace: Pace | None = None) -> None:
+        self._path, self._pace = path, pace or Pace()
         self._known: dict[str, dict[str, Any]] = {}
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         for line in path.read_bytes().split(b"\n") if path and path.exists() else ():
@@ -93,15 +96,21 @@ class VerdictCache:
         """What was said to this before, or else now; whoever asks the same meanwhile waits for it."""
         async with self._turns[key]:
             if key not in self._known:
+                await self._pace.turn()
                 self._known[key] = (await ask()).model_dump()
                 self._write(LINE.dump_json((key, self._known[key])))
             return schema.model_validate(self._known[key])
 
     def _write(self, line: bytes) -> None:
-        if self._path:
+        """Where that fails, the next run pays once more; this one has its verdict."""
+        if not self._path:
+            return
+        try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:
                 file.write(b"\n" + line)  # the break comes first, and so ends a line that was cut short
+        except OSError as error:
+            log.warning("a verdict was not kept", path=str(self._path), reason=error.strerror or str(error))
 
 
 def judge_model(gateway: Gateway) -> str:

@@ -20,7 +20,7 @@ from app.reports import figures, html
 from app.reports.figures import Bad, Faint, Grid
 
 COLUMNS = ("metric", "gate", "mean", "95 % interval", "demanded", "change", "p", "cases")
-SUMMARY = (*COLUMNS[:5], "baseline", *COLUMNS[5:])
+SUMMARY = (*COLUMNS[:5], "baseline", *COLUMNS[5:7], "could show", "cases")
 MOST_BYTES = 60_000  # a comment at GitHub has 65,536 characters
 STYLES: dict[type[str], str] = {Bad: "red", Faint: "dim"}
 IN_TERMINAL = 10  # cases that got worse
@@ -31,7 +31,9 @@ def table(run: Run, decision: Decision) -> Group:
     worse = figures.changes(decision)
     lines = [f"{case}: {notes}" for case, notes in list(worse.items())[:IN_TERMINAL]]
     more = [f"and {len(worse) - IN_TERMINAL} more cases got worse"] if len(worse) > IN_TERMINAL else []
-    said = [*decision.reasons, *lines, *more]
+    least = [f"{one.metric} {one.detectable:.3f}" for one in decision.comparisons if one.metric in decision.adjusted]
+    could = [f"the smallest loss that these cases could show: {', '.join(least)}"] if least else []
+    said = [*decision.reasons, *lines, *more, *could, _taken(run)]
     shown = figures.score_grid(run, decision).only(*COLUMNS)
     return Group(_table(shown, _title(run, decision)), *(Text(figures.plain(line, 400)) for line in said))
 
@@ -52,6 +54,7 @@ def markdown(run: Run, decision: Decision) -> str:
         "",
     ]
     lines += [_row(grid.head), "|---" + "|--:" * (len(grid.head) - 1) + "|", *map(_row, grid.rows), ""]
+    lines += [_literal(_taken(run)), ""]
     questions = {result.case.id: result.case.question for result in run.results}
     worse = figures.changes(decision)
     items = [
@@ -90,6 +93,13 @@ def _table(grid: Grid, title: str) -> Table:
     for row in grid.rows:
         shown.add_row(*(Text(cell, style=STYLES.get(type(cell), "")) for cell in row))
     return shown
+
+
+def _taken(run: Run) -> str:
+    """Time, tokens and money in a line."""
+    return "; ".join(
+        f"{name} {p50} (p95 {p95}, sum {total})" for name, p50, p95, _, total in figures.consumption(run).rows
+    )
 
 
 def _title(run: Run, decision: Decision) -> str:

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.datasets.corpus import alone, ingest_only
 from app.db.engine import Database
-from app.evals import TENANT
 from app.evals.dataset import Dataset
-from app.evals.runner import ingest_only
 from app.gateway.gateway import Gateway
 from app.gateway.offline import rank
 from app.prompts.fence import fence, neutral, read_fences
@@ -40,17 +39,17 @@ async def sweep(
     dataset: Dataset, documents: Iterable[Path], database: Database, gateway: Gateway, settings: Settings
 ) -> list[Point]:
     """Score every case's best sentence once, and count at each threshold."""
-    database = database.for_tenant(TENANT)
-    await ingest_only(list(documents), Ingester(database, gateway, settings))
-    retriever = Retriever(database, gateway, settings)
     scores: dict[bool, list[float]] = {True: [], False: []}
-    for case in dataset.cases:
-        passages = await retriever.retrieve(case.question)
-        messages = load_prompt(settings.answer_prompt).messages(
-            passages=fence(passages), question=neutral(case.question)
-        )
-        ranked = rank(*read_fences(messages))
-        scores[case.answerable].append(ranked[0].score if ranked else 0.0)
+    async with alone(database) as own:
+        await ingest_only(list(documents), Ingester(own, gateway, settings))
+        retriever = Retriever(own, gateway, settings)
+        for case in dataset.cases:
+            passages = await retriever.retrieve(case.question)
+            messages = load_prompt(settings.answer_prompt).messages(
+                passages=fence(passages), question=neutral(case.question)
+            )
+            ranked = rank(*read_fences(messages))
+            scores[case.answerable].append(ranked[0].score if ranked else 0.0)
     return [
         Point(
             threshold,

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from app.datasets.corpus import alone
 from app.db.engine import Database
 from app.errors import ConfigurationError, InvalidInput
 from app.evals import runner
@@ -26,11 +27,18 @@ def configurations(changes: Iterable[str]) -> dict[str, Settings]:
     """The settings as they are, and those that each `NAME=VALUE[,NAME=VALUE]` makes of them, by name.
 
     Raises:
-        InvalidInput: a name is no setting on which answers depend, or is a secret, which would show in every report.
+        InvalidInput: a name is no setting on which answers depend, or is a secret, which would show in every report; or
+            two configurations are one.
         ConfigurationError: a value is wrong, or a model cannot work as it is set.
 
     """
-    found = {CURRENT: load_settings()} | {change: changed([change]) for change in changes}
+    found = {CURRENT: load_settings()}
+    for change in dict.fromkeys(changes):
+        settings = changed([change])
+        if twin := next((name for name, other in found.items() if other == settings), None):
+            as_set = "changes nothing: it is what is set"
+            raise InvalidInput(f"{change} {as_set if twin == CURRENT else f'is the same as {twin}'}")
+        found[change] = settings
     for settings in found.values():
         resolve(settings)
     return found
@@ -66,16 +74,30 @@ async def run_all(
     documents: Iterable[Path],
     database: Database,
     given: Mapping[str, Settings],
+    *,
+    repeats: int = 1,
     **options: Any,  # noqa: ANN401  # those of `runner.run`
 ) -> list[Run]:
     """One run after the other: they share a tenant, and each cuts and embeds the documents as its settings say.
 
     Raises:
+        InvalidInput: attempts would be answered from the cache, or as `runner.run`.
         AppError: as `runner.run`; what was answered stays in the journals.
 
     """
+    for settings in given.values():
+        _refuse_one_answer_several_times(settings, repeats)
     runs, files = [], list(documents)
-    for name, settings in given.items():
-        async with open_gateway(settings, database) as gateway:
-            runs.append(await runner.run(dataset, files, database, gateway, settings, name=name, **options))
+    async with alone(database) as own:
+        for name, settings in given.items():
+            async with open_gateway(settings, database) as gateway:
+                run = runner.run(dataset, files, own, gateway, settings, name=name, repeats=repeats, **options)
+                runs.append(await run)
     return runs
+
+
+def _refuse_one_answer_several_times(settings: Settings, repeats: int) -> None:
+    if repeats > 1 and settings.cache_mode in {"on", "read_only"}:
+        raise InvalidInput(
+            f"with CACHE_MODE={settings.cache_mode} all attempts may be one cached answer: set CACHE_MODE=off"
+        )

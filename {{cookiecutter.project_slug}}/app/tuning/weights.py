@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-
+from app.datasets.corpus import alone, ingest_only
 from app.db.engine import Database
 from app.db.search import Search
 from app.errors import InvalidInput
-from app.evals import TENANT
+from app.evals import statistics
 from app.evals.dataset import Case, Dataset
 from app.evals.evaluators.retrieval import evidence_recall, ndcg_at_10, recall_at_5
-from app.evals.runner import ingest_only
 from app.gateway.gateway import Gateway
 from app.rag.fusion import best_first
 from app.rag.ingest import Ingester
@@ -27,7 +25,6 @@ from app.types import Answer, Passage, Usage
 WEIGHTS = [step / 10 for step in range(11)]
 METRICS = {"ndcg@10": ndcg_at_10, "recall@5": recall_at_5, "evidence_recall": evidence_recall}
 DECIDES = "ndcg@10"
-RESAMPLES = 5_000
 
 
 @dataclass(frozen=True)
@@ -64,15 +61,16 @@ async def compare(
     """Every weight and RRF, and what is set now. Near-duplicates, neighbours and rerankers are left out of it.
 
     Raises:
-        InvalidInput: a document could not be read, or no question of the dataset has an answer.
+        InvalidInput: a document could not be read, no question of the dataset has an answer, or another evaluation is
+            under way.
 
     """
     answerable = [case for case in dataset.cases if case.answerable]
     if not answerable:
         raise InvalidInput(f"no question of {dataset.name} has an answer in the documents: there is nothing to find")
-    database = database.for_tenant(TENANT)
-    await ingest_only(list(documents), Ingester(database, gateway, settings))
-    searched = await _search(answerable, database, gateway, settings)
+    async with alone(database) as own:
+        await ingest_only(list(documents), Ingester(own, gateway, settings))
+        searched = await _search(answerable, own, gateway, settings)
     ways = {
         f"DENSE_WEIGHT={weight:g}": settings.model_copy(update={"fusion": "weighted", "dense_weight": weight})
         for weight in WEIGHTS
@@ -114,12 +112,6 @@ def _answer(passages: Sequence[Passage]) -> Answer:
 
 def _choice(name: str, scores: Mapping[str, list[float]], now: Mapping[str, list[float]]) -> Choice:
     means = {metric: fmean(values) for metric, values in scores.items()}
-    return Choice(name, means, *paired_bootstrap(scores[DECIDES], now[DECIDES]))
-
-
-def paired_bootstrap(these: Sequence[float], those: Sequence[float]) -> tuple[float, float, float]:
-    """The mean difference over the same cases, and its 95 % percentile interval (Efron and Tibshirani, 1993)."""
-    differences = np.subtract(these, those)
-    drawn = np.random.default_rng(0).integers(0, len(differences), (RESAMPLES, len(differences)))
-    low, high = np.quantile(differences[drawn].mean(axis=1), [0.025, 0.975])
-    return float(differences.mean()), float(low), float(high)
+    these, those = ({str(n): [value] for n, value in enumerate(run[DECIDES])} for run in (scores, now))
+    gain = statistics.compare(DECIDES, these, those)
+    return Choice(name, means, gain.effect, gain.low, gain.high)

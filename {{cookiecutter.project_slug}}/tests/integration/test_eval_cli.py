@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from app.evals.runs import Run, read_run
 from tests.conftest import PROJECT
 from tests.integration.conftest import Command
-from tests.provider import BAD_GATEWAY, Behaviour, Call, Hang, Provider, Rejected, Reply
+from tests.provider import BAD_GATEWAY, Behaviour, Call, Hang, Provider, RateLimited, Rejected, Reply
 
 TOPICS = ("green tea", "black tea", "oolong", "white tea", "mate", "coffee", "cocoa", "cider")
 CITING = Reply('At eighty. [1: "at eighty degrees"]')
@@ -152,6 +154,82 @@ def test_a_killed_run_pays_for_no_answer_twice(
     assert [one.case.id for one in run.results] == list(TOPICS)
 
 
+def test_a_case_that_failed_is_all_that_the_next_run_pays_for(evals: Command, asked: Provider) -> None:
+    """The answers to the others are taken from the journal, which goes when nothing is left to fail."""
+    asked.then(Rejected(400))
+    assert evals(*EVAL).status == 2
+    assert (asked.count.calls, unfinished()) == (8, [7])
+    asked.reset()
+    asked.always(CITING)
+    ended = evals(*EVAL)
+    assert (ended.status, "7 answers are taken" in ended.err) == (0, True)
+    assert (asked.count.calls, unfinished()) == (1, [])
+
+
+def limited(burst: int, seconds: float) -> Callable[[Call], Behaviour]:
+    """A provider that bears one call in so many seconds, and a burst after a pause."""
+    left, last = float(burst), time.monotonic()
+
+    def rule(_: Call) -> Behaviour:
+        nonlocal left, last
+        now = time.monotonic()
+        left, last = min(burst, left + (now - last) / seconds), now
+        if left < 1:
+            return RateLimited(retry_after=60)
+        left -= 1
+        return CITING
+
+    return rule
+
+
+def test_a_pace_keeps_a_run_below_the_providers_limit(evals: Command, asked: Provider) -> None:
+    """At a time as many as it bears; without a pace they are more than that, and turned away."""
+    asked.always(limited(burst=3, seconds=0.2))
+    assert evals(*EVAL).status == 2
+    asked.reset()
+    shutil.rmtree("evals/reports")
+    asked.always(limited(burst=3, seconds=0.2))
+    ended = evals(*EVAL, "--per-minute", "240")
+    assert (ended.status, asked.count.calls) == (0, 8)
+    assert stored()[0].errors == []
+
+
+def test_two_runs_answers_are_preferred_one_to_the_other(
+    evals: Command, asked: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both orders, for each case; asked again it costs nothing."""
+
+    def rule(call: Call) -> Behaviour:
+        if call.body["model"] != "judge":
+            return Reply(f'{call.body["model"]} [1: "at eighty degrees"]')
+        shown = call.body["messages"][1]["content"]
+        better = "tie" if "cider" in shown else "first" if "other" in shown.partition('id="second"')[0] else "second"
+        if "mate" in shown:
+            return Rejected(400)
+        return Reply(json.dumps({"reason": "Better.", "better": "first" if "cocoa" in shown else better}))
+
+    asked.always(rule)
+    for model in ("chat", "other"):
+        evals(*EVAL, "--set", f"CHAT_MODEL=openai/{model}")
+    runs = sorted(Path("evals/reports/runs").iterdir(), key=lambda path: "other" in path.read_text())
+    prefer = ("compare", *map(str, runs), "--prefer")
+    without = evals(*prefer)
+    assert (without.status, without.err) == (2, "error: no model plays the role judge: set JUDGE_MODEL")
+    monkeypatch.setenv("JUDGE_MODEL", "openai/judge")
+    monkeypatch.setenv("JUDGE_API_BASE", asked.url)
+    asked.requests.clear()
+    ended = evals(*prefer, "--per-minute", "60000")
+    assert ended.status == 0
+    assert "the second run's answers are preferred: of 7 pairs the second run won 85.7%" in ended.out
+    assert "in 14.3% the order made a difference, which is a tie; 1 pairs were not compared" in ended.out
+    assert len(asked.requests) >= 14
+    asked.requests.clear()
+    swapped = evals("compare", *map(str, reversed(runs)), "--prefer")
+    assert "the first run's answers are preferred: of 7 pairs the second run won 14.3%" in swapped.out
+    assert set(questions(asked.requests)) <= {"mate"}
+    assert "no difference shown: of " in evals("compare", str(runs[0]), str(runs[0]), "--prefer").out
+
+
 @pytest.mark.parametrize("fault", [WRONG_KEY, BAD_GATEWAY])
 def test_a_run_that_can_only_fail_ends_early(evals: Command, asked: Provider, fault: Behaviour) -> None:
     """A wrong key and a provider that is down are one clear error, and what was answered is kept."""
@@ -223,6 +301,10 @@ def test_a_prompt_is_a_setting(evals: Command, asked: Provider) -> None:
         (["compare"], "error: give either the files of runs, or settings: --set NAME=VALUE"),
         (["compare", "a.json", "--set", "FUSION=rrf"], "error: give either the files of runs, or settings"),
         (["compare", "a.json"], "error: one run has nothing to be compared with: give two or more"),
+        (["compare", "a.json", "--prefer"], "error: --prefer is about two stored runs: app compare A.json B.json"),
+        (["compare", "--set", "FUSION=rrf", "--prefer"], "error: --prefer is about two stored runs"),
+        (["compare", *GIVEN, "--set", "PASSAGES=10"], "error: PASSAGES=10 changes nothing: it is what is set"),
+        ([*EVAL, "--repeat", "2", "--set", "CACHE_MODE=on"], "error: with CACHE_MODE=on all attempts"),
         (["compare", "a.json", "b.json"], "error: the run a.json cannot be read: No such file or directory"),
         ([*EVAL, "--split", "some"], "error: --split is 'some'; it can be tune, gate or all"),
         ([*EVAL, "--dataset", "none.jsonl"], "error: none.jsonl cannot be read"),

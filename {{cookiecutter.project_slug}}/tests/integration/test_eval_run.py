@@ -4,10 +4,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+from app.datasets.corpus import alone
 from app.db import stamps, store
-from app.db.engine import Database
-from app.errors import ConfigurationError, InvalidInput
+from app.db.engine import Database, connect
+from app.errors import ConfigurationError, DatabaseUnavailable, InvalidInput
 from app.evals import TENANT
 from app.evals.dataset import Case, Dataset, Evidence
 from app.evals.gate import Demand, Thresholds, Verdict, decide
@@ -17,6 +19,14 @@ from app.judging.judges import Judge
 from app.rag.ingest import Ingester
 from app.settings import Settings
 from app.tuning.abstention import THRESHOLDS, Point, sweep
+from app.tuning.matrix import run_all
+from app.tuning.weights import compare
+
+KILL = """
+    SELECT pg_terminate_backend(pid) FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()
+        AND (classid::bigint << 32 | objid::bigint) = hashtextextended('eval', :seed)
+"""
 
 NILE = Case(
     id="nile",
@@ -150,6 +160,65 @@ async def test_a_run_with_another_model_begins_anew(
     await run(dataset(), documents, database, gateway, settings)
     async with theirs.transaction() as connection:
         assert [stamp.model for stamp in await stamps.read_stamps(connection, TENANT)] == [settings.embedding.model]
+
+
+async def test_two_evaluations_at_once_are_refused(
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings, migrated_url: str
+) -> None:
+    """Each would search what the other ingests; the lock is over all processes, and ends with what held it."""
+    cases = dataset(NILE)
+    everyone = (
+        lambda: run(cases, documents, database, gateway, settings),
+        lambda: run_all(cases, documents, database, {"a": settings, "b": settings}),
+        lambda: sweep(cases, documents, database, gateway, settings),
+        lambda: compare(cases, documents, database, gateway, settings),
+    )
+    async with connect(migrated_url) as another:
+        async with alone(another) as own:
+            for evaluate in everyone:
+                with pytest.raises(InvalidInput, match=r"^another evaluation is under way on this database: wait"):
+                    await evaluate()
+            done = await run(cases, documents, own, gateway, settings)
+            assert done.means()["answered"] == 1
+        for evaluate in everyone:
+            assert await evaluate()
+        async with alone(another):
+            pass
+
+
+async def test_a_lock_whose_connection_broke_is_nobodys(database: Database, migrated_url: str) -> None:
+    """The error is that of the work, and not one of letting go; without a database there is no lock."""
+
+    async def work() -> None:
+        async with alone(another):
+            async with database.engine.begin() as connection:
+                killed = await connection.scalars(text(KILL), {"seed": 3})
+            assert list(killed) == [True]
+            raise RuntimeError("the work's")
+
+    async with connect(migrated_url) as another:
+        with pytest.raises(RuntimeError, match="the work's"):
+            await work()
+    async with alone(database):
+        pass
+    async with connect("postgresql://nobody@127.0.0.1:1/none") as nowhere:
+        with pytest.raises(DatabaseUnavailable):
+            async with alone(nowhere):
+                pass
+
+
+@pytest.mark.parametrize(("mode", "refused"), [("on", True), ("read_only", True), ("write_only", False)])
+async def test_repeats_from_the_cache_are_refused(
+    documents: list[Path], database: Database, settings: Settings, mode: str, *, refused: bool
+) -> None:
+    """One answer would count as several; to write alone does no harm."""
+    given = {"it": settings, "other": settings.model_copy(update={"cache_mode": mode})}
+    if refused:
+        with pytest.raises(InvalidInput, match=f"^with CACHE_MODE={mode} .* set CACHE_MODE=off$"):
+            await run_all(dataset(NILE), documents, database, given, repeats=2)
+    else:
+        assert len(await run_all(dataset(NILE), documents, database, given, repeats=2)) == 2
+    assert len(await run_all(dataset(NILE), documents, database, given)) == 2
 
 
 async def test_a_document_that_cannot_be_read_stops_the_run(

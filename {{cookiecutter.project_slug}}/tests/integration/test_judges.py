@@ -302,6 +302,16 @@ async def test_whatever_else_stands_in_the_file_is_left_alone(provider: Provider
     assert path.read_bytes().startswith(junk)
 
 
+async def test_a_file_that_cannot_be_written_costs_no_verdict(provider: Provider, tmp_path: Path) -> None:
+    """It is kept in memory, for as long as the cache is there."""
+    provider.always(told(PASSED))
+    (tmp_path / "file").touch()
+    cache = VerdictCache(tmp_path / "file" / "verdicts.jsonl")
+    for _ in range(2):
+        assert await judge(JUDGES["safety"], CASE, ANSWER, gateway=_gateway(provider), cache=cache) == PASSED
+    assert provider.count.calls == 1
+
+
 def by_text(better: str) -> Any:
     """A judge that prefers the answer with these words, wherever it stands."""
 

@@ -13,7 +13,7 @@ import pytest
 from app.db.engine import Database, connect
 from app.evals import runner
 from app.evals.dataset import Case, Dataset, Evidence
-from app.evals.gate import Baseline, Demand, Thresholds, Verdict, decide, read_baseline, write_baseline
+from app.evals.gate import Baseline, Demand, Thresholds, Verdict, decide, load_thresholds, read_baseline, write_baseline
 from app.evals.runs import Run
 from app.gateway import offline
 from app.gateway.gateway import Gateway
@@ -22,6 +22,7 @@ from app.rag.citations import Check
 from app.rag.indexing import Indexer
 from app.settings import Settings
 from app.types import Citation, Passage, RejectedCitation
+from tests.conftest import PROJECT
 
 # Each topic: what three sentences say, and a question that each of them answers.
 LIBRARY = {
@@ -179,6 +180,7 @@ GATED = (
     *("answered", "abstained", "token_f1", "no_forbidden"),
 )
 THRESHOLDS = Thresholds(min_cases=40, max_error_rate=0, alpha=0.05, metrics=dict.fromkeys(GATED, Demand(margin=0.01)))
+SHIPPED = load_thresholds(PROJECT / "evals/thresholds.toml").metrics
 Plant = Callable[[pytest.MonkeyPatch], dict[str, object]]
 """Plants a fault and gives the settings that go with it."""
 
@@ -340,6 +342,7 @@ async def test_a_fault_turns_the_gate_red_and_is_named(
     decision = decide(run, THRESHOLDS, baseline)
     lost = {metric for metric in GATED if any(why.startswith(f"{metric} went from ") for why in decision.reasons)}
     assert lost == FAULTS[plant]
+    assert lost & SHIPPED.keys()
     assert decision.verdict is Verdict.WORSE
 
 

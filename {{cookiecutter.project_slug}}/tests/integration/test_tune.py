@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from app.db.engine import Database
@@ -12,7 +11,7 @@ from app.evals.dataset import Case, Dataset, Evidence
 from app.evals.runner import run
 from app.gateway.gateway import Gateway
 from app.settings import Settings
-from app.tuning.weights import WEIGHTS, compare, paired_bootstrap
+from app.tuning.weights import WEIGHTS, compare
 from tests.integration.conftest import Command
 
 TEXTS = {
@@ -93,15 +92,6 @@ async def test_without_questions_that_have_an_answer_there_is_nothing_to_tune(
     """An error that says so, and no table of zeros."""
     with pytest.raises(InvalidInput, match="no question of tiny has an answer"):
         await compare(dataset(NO_ANSWER), documents, database, gateway, settings)
-
-
-def test_a_difference_is_real_where_chance_alone_would_hardly_make_it() -> None:
-    """The same gain in every case is; noise around nothing is not; the interval has about the normal one's width."""
-    assert paired_bootstrap([0.5] * 20, [0.25] * 20) == (0.25, 0.25, 0.25)
-    noise = np.random.default_rng(1).normal(0, 1, 400)
-    mean, low, high = paired_bootstrap(list(noise), [0.0] * 400)
-    error = noise.std() / 20
-    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,7 @@ def test_a_beir_folder_becomes_cases_and_documents(tmp_path: Path, monkeypatch: 
     assert made.documents == 2
     assert made.left_out == {
         "documents without text": 1,
+        "judgements of documents that are not there or have no text": 2,
         "queries without text or a relevant document": 3,
         "queries asked twice": 1,
     }

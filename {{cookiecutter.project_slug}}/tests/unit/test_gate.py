@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from app.errors import InvalidInput
 from app.evals.dataset import Case
@@ -103,7 +104,7 @@ def test_what_cannot_be_judged_is_never_a_pass() -> None:
         "2 of 3 attempts gave no answer, more than max_error_rate (0.5) allows. The first is case b: the model fa": (
             run_of(failed, fine, failed)
         ),
-        "2 of 3 attempts could not be scored, more than max_error_rate (0.5) allows. The first is case c: answered: ": (
+        "2 of 3 attempts could not be scored by answered, more than max_error_rate (0.5) allows. The first": (
             run_of(broken, fine, broken)
         ),
         "answered was measured on no case: add cases": run_of(*scored("abstained", 1.0, 1.0).results),
@@ -330,7 +331,7 @@ def test_thresholds_are_read_from_toml(tmp_path: Path) -> None:
         (b"min_cases = 1\nmax_error_rate = 2\n[metrics]", "max_error_rate: "),
         (b"min_cases = 1\nmax_error_rate = 0\nalpha = 0\n[metrics]", "alpha: "),
         (b"min_cases = 1\nmax_error_rate = 0\nalpha = 1\n[metrics]", "alpha: "),
-        (b"min_cases = 1\nmax_error_rate = 0\nmax_cases = 2\n[metrics]", "max_cases: "),
+        (b"min_cases = 1\nmax_error_rate = 0\nmax_cases = 2\n[metrics.answered]\nmargin=0", "max_cases: "),
     ],
 )
 def test_wrong_thresholds_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -374,10 +375,46 @@ def test_missing_thresholds_are_refused(tmp_path: Path) -> None:
         load_thresholds(tmp_path / "none.toml")
 
 
+def test_who_has_nothing_to_judge_by_does_not_judge() -> None:
+    """A gate whose metrics may all only advise passes nothing, and thresholds without a metric are refused."""
+    demanded = Thresholds(min_cases=1, max_error_rate=0, metrics={"answered": Demand(at_least=0.5)})
+    run = run_of(*scored("answered", 1.0).results)
+    assert decide(run, demanded).verdict is Verdict.PASS
+    decision = decide(run, demanded, advisory={"answered": "not calibrated"})
+    assert (decision.verdict, decision.reasons[0][:20]) == (Verdict.CANNOT_JUDGE, "No metric may decide")
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        Thresholds(min_cases=1, max_error_rate=0, metrics={})
+
+
+def test_a_metric_that_most_cases_have_lost_is_not_judged() -> None:
+    """What was measured on few of the cases of the baseline says nothing of the others, however good it is there."""
+    demanded = Thresholds(min_cases=1, max_error_rate=0, metrics={"answered": Demand(margin=0)})
+    before = Baseline(run_of().configuration, {f"case-{n}": {"answered": [1.0]} for n in range(10)})
+    for measured, verdict in ((5, Verdict.PASS), (4, Verdict.CANNOT_JUDGE)):
+        results = [
+            CaseResult(case(f"case-{n}"), scores={"answered": 1.0} if n < measured else {"abstained": 1.0})
+            for n in range(10)
+        ]
+        decision = decide(run_of(*results), demanded, before)
+        assert decision.verdict is verdict
+    assert decision.reasons == ("answered was measured on 4 of the 10 cases that the baseline measured.",)
+
+
+def test_failures_count_against_the_cases_that_a_metric_applies_to() -> None:
+    """One of two that could not be scored is half of them, however many cases there are that it says nothing of."""
+    demanded = Thresholds(min_cases=1, max_error_rate=0.4, metrics={"abstained": Demand(at_least=0.5)})
+    others = [CaseResult(case(f"case-{n}"), scores={"answered": 1.0}) for n in range(20)]
+    fine = CaseResult(case("fine"), scores={"abstained": 1.0})
+    broken = CaseResult(case("broken"), failed={"abstained": "it broke"})
+    decision = decide(run_of(*others, fine, broken), demanded)
+    assert decision.verdict is Verdict.CANNOT_JUDGE
+    assert decision.reasons[0].startswith("1 of 2 attempts could not be scored by abstained")
+
+
 def test_the_shipped_thresholds_demand_what_they_are_meant_to() -> None:
-    """Every metric has a floor; three are tested, one for each step: finding, citing, answering."""
+    """Every metric has a floor; two are tested, one for finding and one for answering."""
     shipped = load_thresholds(PROJECT / "evals" / "thresholds.toml")
     assert all(demand.at_least is not None for demand in shipped.metrics.values())
     tested = {metric for metric, demand in shipped.metrics.items() if demand.margin is not None}
-    assert tested == {"ndcg@10", "cites_relevant", "answered"}
-    assert shipped.alpha == 0.05
+    assert tested == {"ndcg@10", "answered"}
+    assert shipped.alpha == 0.04

@@ -2,9 +2,9 @@
 
 Every comparison goes through `decide`, with the alpha and the tested metrics of `evals/thresholds.toml`. The floors
 are left out: what is found here, the tests find. The fake model has chances of its own for each case, and its metrics
-have nothing to do with each other, which is hardest for Holm's correction. Samples are drawn 300 times a comparison
-instead of 5,000, for speed: p gets coarser, and not smaller. These are one seed's figures; over ten, 5,000 comparisons
-each, 3.9 % were false alarms, and 83.6 % of the drops in one metric were caught.
+have nothing to do with each other, which is hardest for Holm's correction. Samples are drawn 300 times
+instead of 2,000, for speed: p gets coarser, and not smaller. Over twelve seeds 3.6 % of the comparisons were false
+alarms, 4.6 % at most, and of the drops in one metric 87 % were caught, 84 % at least.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,6 @@ from app.evals.gate import Baseline, Demand, Thresholds, Verdict, decide, load_t
 from app.evals.runs import CaseResult, Configuration, Run
 from tests.conftest import PROJECT
 
-SEED = 2
 CASES = [Case(id=f"{n:03}", split="gate", question="?", answerable=False) for n in range(200)]
 MADE_WITH = Configuration("", "fake", "hash", "gate", "", "fake/noisy", "", "", {}, {}, "")
 GRADES = np.array([0, 0.3, 0.5, 0.63, 1])  # of a document at a worse and worse rank, the best last
@@ -72,9 +71,9 @@ def drop(random: np.random.Generator) -> Pair:
     return np.where(change, change < 0, same), np.where(change, change > 0, same)
 
 
-def compared(count: int, thresholds: Thresholds, draws: dict[str, Draw]) -> Iterator[set[str]]:
+def compared(count: int, thresholds: Thresholds, draws: dict[str, Draw], seed: int = 2) -> Iterator[set[str]]:
     """The metrics that the gate calls worse, one set for each comparison."""
-    random = np.random.default_rng(SEED)
+    random = np.random.default_rng(seed)
     for _ in range(count):
         pairs = {metric: draw(random) for metric, draw in draws.items()}
         run, baseline = _run(pairs), _baseline(pairs)
@@ -106,9 +105,10 @@ def _shows(changed: int, alpha: float, worse: int) -> bool:
     return statistics.mcnemar(worse, changed - worse) <= alpha
 
 
-def test_chance_alone_seldom_turns_the_gate_red(shipped: Thresholds) -> None:
+@pytest.mark.parametrize("seed", [0, 17, 99])
+def test_chance_alone_seldom_turns_the_gate_red(shipped: Thresholds, seed: int) -> None:
     """The same model twice, 500 times: at most 5 % of the comparisons raise a false alarm."""
-    alarms = list(compared(500, shipped, {metric: noise(metric) for metric in shipped.metrics}))
+    alarms = list(compared(500, shipped, {metric: noise(metric) for metric in shipped.metrics}, seed))
     assert sum(map(bool, alarms)) <= 25
 
 
@@ -127,18 +127,12 @@ def test_a_drop_of_ten_points_in_one_metric_is_caught(shipped: Thresholds) -> No
     assert sum("answered" in lost for lost in found) >= 240
 
 
-def test_a_fault_that_two_metrics_show_is_caught_almost_always(shipped: Thresholds) -> None:
-    """The same drop in the share of answers and of right citations: each is another chance to see it."""
-    draws = {metric: drop if EVALUATORS[metric].binary else noise(metric) for metric in shipped.metrics}
-    assert sum(map(bool, compared(100, shipped, draws))) >= 93
-
-
-@pytest.mark.parametrize(("tested", "power"), [(1, 0.93), (3, 0.83), (7, 0.75)])
+@pytest.mark.parametrize(("tested", "power"), [(1, 0.912), (2, 0.855), (7, 0.718)])
 def test_the_power_for_such_a_drop_is_no_luck_of_the_seed(tested: int, power: float) -> None:
     """It is the sum over all ways in which 200 cases can come out, and falls with each metric more that is tested."""
     total = 0.0
     for changed in range(201):
-        shown = takewhile(partial(_shows, changed, 0.05 / tested), range(changed, -1, -1))
+        shown = takewhile(partial(_shows, changed, 0.04 / tested), range(changed, -1, -1))
         this_many = comb(200, changed) * 0.2**changed * 0.8 ** (200 - changed)
         total += this_many * sum(comb(changed, k) * 0.75**k * 0.25 ** (changed - k) for k in shown)
-    assert total == pytest.approx(power, abs=0.005)
+    assert total == pytest.approx(power, abs=0.001)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -28,7 +29,8 @@ from app.evals.journal import Journal
 from app.evals.provenance import describe, fingerprint, revision
 from app.evals.runner import UNFINISHED, ask_all, keep
 from app.evals.runs import CaseResult, Configuration, Run, mean, read_run, write_run
-from app.judging.judges import Verdict
+from app.judging.judges import Verdict, VerdictCache
+from app.judging.pace import Pace
 from app.settings import DeploymentSettings, Settings
 from app.tuning.matrix import CURRENT, changed, configurations
 from app.types import Answer, Usage
@@ -151,6 +153,70 @@ async def test_what_would_fail_for_all_ends_the_run(error: AppError, tmp_path: P
     assert len(Journal(tmp_path / "it")) == 5
 
 
+class Clock:
+    """Time that passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        """Seconds."""
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        """Let them pass."""
+        self.time += seconds
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+async def test_questions_and_judges_calls_begin_evenly_spaced(concurrency: int) -> None:
+    """One in six seconds at ten a minute, whichever it is; without a pace none waits."""
+    clock, begun = Clock(), list[float]()
+
+    async def ask(case: Case) -> Answer:
+        begun.append(clock.time)
+        return replace(ANSWER, text=case.id)
+
+    async def rated() -> Verdict:
+        begun.append(clock.time)
+        return Verdict(reason="", passed=True)
+
+    for per_minute, expected in ((10, [6.0 * n for n in range(10)]), (None, [54.0] * 10)):
+        begun.clear()
+        pace = Pace(per_minute, now=clock.now, sleep=clock.sleep)
+        cache = VerdictCache(None, pace)
+        judges = {"judge:tone": lambda case, _, cache=cache: cache.once(case.id, Verdict, rated)}
+        run = await ask_all(
+            dataset(5), ask, {}, CONFIGURATION, judges=judges, repeats=1, concurrency=concurrency, pace=pace
+        )
+        assert run.errors == run.failures == []
+        assert begun == expected
+
+
+async def test_what_was_answered_or_judged_before_waits_for_no_turn(tmp_path: Path) -> None:
+    """Only what is asked of a model counts for the pace."""
+    clock = Clock()
+    pace = Pace(1, now=clock.now, sleep=clock.sleep)
+    with Journal(tmp_path / "it") as journal:
+        for n in range(4):
+            journal.add(str(n), ANSWER)
+    with Journal(tmp_path / "it") as journal:
+        run = await ask_all(dataset(6), constant, {}, CONFIGURATION, journal=journal, pace=pace)
+    assert (len(run.results), run.errors, clock.time) == (6, [], 60.0)
+
+
+async def test_a_run_that_ends_early_waits_for_no_turn() -> None:
+    """What stands in line is not asked, and the error comes at once."""
+    clock = Clock()
+    asked = Asked({str(n): BudgetExceeded("used up") for n in range(100)})
+    pace = Pace(1, now=clock.now, sleep=clock.sleep)
+    with pytest.raises(BudgetExceeded):
+        await ask_all(dataset(100), asked, {}, CONFIGURATION, concurrency=50, pace=pace)
+    assert asked.calls.total() <= 2
+    assert clock.time <= 120
+
+
 async def test_a_judge_that_would_fail_for_all_ends_the_run_too() -> None:
     """No judge and no model is asked once it is known."""
     asked, judged = Asked(), Counter[str]()
@@ -251,6 +317,17 @@ def test_a_stored_run_leaves_no_journal(tmp_path: Path) -> None:
     assert keep(run_of(), tmp_path) == file
 
 
+@pytest.mark.parametrize("result", [{"error": "broke"}, {"answer": ANSWER, "failed": {"judge:tone": "broke"}}])
+def test_a_run_in_which_something_failed_leaves_its_journal(tmp_path: Path, result: dict[str, Any]) -> None:
+    """The next one asks for what failed alone."""
+    journal = tmp_path / UNFINISHED / f"{fingerprint(CONFIGURATION)}.jsonl"
+    case = dataset(1).cases[0]
+    with Journal(journal) as kept:
+        kept.add("0", ANSWER)
+    keep(run_of(CaseResult(case, 0, ANSWER), CaseResult(case, 1, **result)), tmp_path)
+    assert len(Journal(journal)) == 1
+
+
 def test_means_are_over_cases_and_not_over_attempts() -> None:
     """A case that was tried three times counts once; one without a score does not count at all."""
     first, second, third = dataset(3).cases
@@ -296,14 +373,19 @@ def test_answers_of_another_configuration_are_not_taken(change: Callable[[Config
 
 
 def test_answers_are_taken_whatever_they_are_called_and_whoever_judges_them() -> None:
-    """The name, the commit, the number of attempts and the judges make no other answers."""
+    """The name, the commit, the number of attempts, the judges and limits make no other answers."""
     same = replace(
         CONFIGURATION,
         name="second",
         revision="other",
         repeats=3,
         judge_model="other",
-        settings={"JUDGE_MODEL": "other"},
+        settings={
+            "JUDGE_MODEL": "other",
+            "TENANT_BUDGET_USD": "5",
+            "CHAT_MAX_CONCURRENCY": "2",
+            "DEADLINE_SECONDS": "9",
+        },
         prompts={**CONFIGURATION.prompts, "judge-tone": "other"},
     )
     assert fingerprint(same) == fingerprint(CONFIGURATION)
@@ -342,6 +424,16 @@ def test_settings_are_changed_for_one_configuration(monkeypatch: pytest.MonkeyPa
     last = made["CHAT_MODEL=openai/m, PASSAGES=8"]
     assert (last.chat.model, last.chat.api_base, last.passages) == ("openai/m", "http://127.0.0.1:1/v1", 8)
     assert changed(["PASSAGES=8", "FUSION=rrf"]) == Settings(passages=8, fusion="rrf")
+
+
+def test_a_change_that_changes_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two configurations that are one would share their answers, and seem to differ by nothing."""
+    with pytest.raises(InvalidInput, match=r"^PASSAGES=10 changes nothing: it is what is set$"):
+        configurations(["PASSAGES=8", "PASSAGES=10"])
+    with pytest.raises(InvalidInput, match=r"^PASSAGES=08 is the same as PASSAGES=8$"):
+        configurations(["PASSAGES=8", "PASSAGES=08"])
+    monkeypatch.setenv("PASSAGES", "8")
+    assert list(configurations(["PASSAGES=10"])) == [CURRENT, "PASSAGES=10"]
 
 
 @pytest.mark.parametrize(
