@@ -5,6 +5,7 @@ What evaluates is imported when it is used: half a second.
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -91,9 +92,13 @@ def evaluate(
     `app eval --set CHAT_MODEL=openai/gpt-5-mini --repeat 3 --judge groundedness`
     """
     from app.evals import gate  # noqa: PLC0415  # slow, and only here
+    from app.judging.calibration import CALIBRATION, read_calibrations  # noqa: PLC0415  # as above
 
     demanded = gate.load_thresholds(thresholds)
-    before = gate.read_baseline(baseline) if baseline.exists() and not save_baseline else None
+    read_calibrations(CALIBRATION)  # what is broken is found before anything is asked
+    before = None
+    with suppress(InvalidInput) if save_baseline else nullcontext():  # what is to be replaced may be broken
+        before = gate.read_baseline(baseline) if baseline.exists() else None
     plan = _plan(
         dataset=dataset,
         documents=documents or DOCUMENTS,
@@ -104,9 +109,15 @@ def evaluate(
         per_minute=per_minute,
         reports=reports,
     )
+    if save_baseline and before and before.configuration.dataset != plan.cases.name:
+        raise InvalidInput(f"{baseline} is of the dataset {before.configuration.dataset}: give --baseline another FILE")
     run = asyncio.run(_evaluate(plan, set_ or []))
     if save_baseline:
-        gate.write_baseline(run, demanded, baseline)
+        try:
+            gate.write_baseline(run, demanded, baseline)
+        except InvalidInput:
+            _show(run, gate.decide(run, demanded, None, _advisory(run)), None, reports)
+            raise
         before = gate.read_baseline(baseline)
         out.print(f"written to {baseline}: review the change, and commit it", soft_wrap=True)
     decision = gate.decide(run, demanded, before, _advisory(run))
@@ -199,6 +210,8 @@ def _plan(
     if unknown := set(judges) - JUDGES.keys():
         raise InvalidInput(f"--judge {unknown.pop()}: there is no such judge; there are {', '.join(JUDGES)}")
     cases = load_dataset(dataset, None if split == "all" else split)  # type: ignore[arg-type]  # just checked
+    if not cases.cases:
+        raise InvalidInput(f"{dataset} has no case in the split {split}")
     asked = [JUDGES[name] for name in dict.fromkeys(judges)]
     return Plan(cases, documents, repeats, asked, concurrency, per_minute, reports)
 
@@ -309,6 +322,8 @@ async def _tune(dataset: Path, documents: list[Path], what: str) -> None:
     from app.tuning import abstention, weights  # noqa: PLC0415  # slow, and only here
 
     cases = load_dataset(dataset, "tune")
+    if not cases.cases:
+        raise InvalidInput(f"{dataset} has no case in the split tune")
     async with opened() as parts:
         if what != "abstain":
             _show_weights(cases.name, *await weights.compare(cases, documents, *parts))
@@ -334,7 +349,7 @@ def _show_weights(name: str, choices: "list[Choice]", now: "Choice") -> None:
 
 def _show_thresholds(name: str, points: "list[Point]", now: float) -> None:
     table = Table("ABSTAIN_BELOW", "answered", "abstained", "balanced", title=f"{name}, tune split")
-    best = max(points, key=lambda point: point.balanced)
+    best = max(points, key=lambda point: (point.balanced, -abs(point.threshold - now)))
     for point in points:
         row = (f"{point.threshold:.3f}", *(f"{v:.2f}" for v in (point.answered, point.abstained, point.balanced)))
         table.add_row(*row, style="bold green" if point is best else None)

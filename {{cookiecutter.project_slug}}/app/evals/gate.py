@@ -206,6 +206,8 @@ def _mismatches(run: Run, baseline: Baseline | None, tested: Collection[str]) ->
     if baseline is None:
         if tested:
             yield f"There is no baseline to compare {', '.join(tested)} with: {REFRESH}."
+    elif run.configuration.dataset != baseline.configuration.dataset:
+        yield f"The baseline is of the dataset {baseline.configuration.dataset}: give --baseline this one's own FILE."
     elif run.configuration.split != baseline.configuration.split:
         yield f"The baseline is of the split {baseline.configuration.split}: run that, or {REFRESH}."
     elif run.configuration.dataset_hash != baseline.configuration.dataset_hash:

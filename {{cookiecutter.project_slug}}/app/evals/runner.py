@@ -19,7 +19,7 @@ from pydantic_evals.reporting import EvaluationReport, ReportCase
 
 from app.datasets.corpus import alone, ingest_only, stored
 from app.db.engine import Database
-from app.errors import AppError, BudgetExceeded, ConfigurationError, DatabaseUnavailable, DeploymentBusy
+from app.errors import AppError, BudgetExceeded, ConfigurationError, DatabaseUnavailable, DeploymentBusy, InvalidInput
 from app.evals.dataset import Case, Dataset
 from app.evals.evaluators import Scores, Texts, evaluate
 from app.evals.journal import Journal
@@ -39,6 +39,8 @@ AT_A_PROVIDER = 16
 # The others would end alike: a model is busy when it failed so often that the gateway leaves it alone for a while.
 ENDS_THE_RUN = (BudgetExceeded, ConfigurationError, DatabaseUnavailable, DeploymentBusy)
 RESUME = "; what was answered before that is kept: run it again to go on from there"
+
+FROM_WHERE = "run it from the folder that their names begin in, or mend the dataset (`app dataset check`)"
 
 Ask = Callable[[Case], Awaitable[Answer]]
 Rate = Callable[[Case, Answer], Awaitable[Verdict | None]]
@@ -77,6 +79,10 @@ async def run(
     async with alone(database) as own:
         await ingest_only(list(documents), Ingester(own, gateway, settings))
         texts, hashes = await stored(own)
+        if lost := [source for case in dataset.cases for source in case.relevant if source not in texts]:
+            raise InvalidInput(
+                f"{len(lost)} documents that cases rest on are not there, such as {lost[0]}: {FROM_WHERE}"
+            )
         configuration = describe(dataset, hashes, settings, name=name, repeats=repeats, judge_model=judging)
         path = journal / f"{fingerprint(configuration)}.jsonl" if journal else None
         pipeline = Pipeline(own, gateway, settings)

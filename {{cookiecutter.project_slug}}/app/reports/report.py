@@ -33,7 +33,7 @@ def table(run: Run, decision: Decision) -> Group:
     more = [f"and {len(worse) - IN_TERMINAL} more cases got worse"] if len(worse) > IN_TERMINAL else []
     least = [f"{one.metric} {one.detectable:.3f}" for one in decision.comparisons if one.metric in decision.adjusted]
     could = [f"the smallest loss that these cases could show: {', '.join(least)}"] if least else []
-    said = [*decision.reasons, *lines, *more, *could, _taken(run)]
+    said = [*decision.reasons, *_failed(run), *lines, *more, *could, _taken(run)]
     shown = figures.score_grid(run, decision).only(*COLUMNS)
     return Group(_table(shown, _title(run, decision)), *(Text(figures.plain(line, 400)) for line in said))
 
@@ -50,7 +50,7 @@ def markdown(run: Run, decision: Decision) -> str:
     lines = [
         f"### {_literal(_title(run, decision))}",
         "",
-        *(f"- {_literal(reason, 500)}" for reason in decision.reasons),
+        *(f"- {_literal(reason, 500)}" for reason in (*decision.reasons, *_failed(run))),
         "",
     ]
     lines += [_row(grid.head), "|---" + "|--:" * (len(grid.head) - 1) + "|", *map(_row, grid.rows), ""]
@@ -93,6 +93,16 @@ def _table(grid: Grid, title: str) -> Table:
     for row in grid.rows:
         shown.add_row(*(Text(cell, style=STYLES.get(type(cell), "")) for cell in row))
     return shown
+
+
+def _failed(run: Run) -> list[str]:
+    """How many errors and failed measurements there are, with the first of them."""
+    rows, count = figures.troubles(run).rows, len(run.errors) + sum(len(one.failed) for one in run.failures)
+    return (
+        [f"{count} errors and failed measurements, the first in {rows[0][0]}: {rows[0][2]}: {rows[0][3]}"]
+        if rows
+        else []
+    )
 
 
 def _taken(run: Run) -> str:

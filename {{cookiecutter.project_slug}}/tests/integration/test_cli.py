@@ -213,7 +213,7 @@ def test_tune_shows_every_threshold_and_the_best(app: Command) -> None:
     rows = [line.split()[1::2] for line in ended.out.splitlines() if re.search(r"\d\.\d{3} ", line)]
     assert (ended.status, rows[0][:2], rows[-1][:2]) == (0, ["0.200", "1.00"], ["0.675", "1.00"])
     now = Settings.model_fields["abstain_below"].default
-    assert ended.out.endswith(f"best here: 0.200; set now: {now:.3f}")
+    assert ended.out.endswith(f"best here: {now:.3f}; set now: {now:.3f}")
 
 
 def test_serve_on_a_taken_port_is_an_error(app: Command) -> None:

@@ -325,3 +325,29 @@ def test_runs_of_different_datasets_are_compared_with_a_warning(evals: Command) 
     evals(*EVAL)
     ended = evals("compare", *map(str, sorted(Path("evals/reports/runs").iterdir())))
     assert (ended.status, "these runs are of different datasets" in ended.err) == (0, True)
+
+
+def test_a_baseline_of_other_questions_is_not_overwritten(evals: Command) -> None:
+    """Who saves one for a dataset of their own does not lose the gate's; a broken file may be replaced."""
+    Path("base.json").write_text("{")
+    assert evals(*EVAL, "--baseline", "base.json", "--save-baseline").status == 0
+    kept = Path("base.json").read_bytes()
+    Path("mine.jsonl").write_bytes(Path("cases.jsonl").read_bytes())
+    other = (*EVAL, "--dataset", "mine.jsonl", "--baseline", "base.json")
+    refused = evals(*other, "--save-baseline")
+    assert (refused.status, "is of the dataset cases: give --baseline another FILE" in refused.err) == (2, True)
+    assert Path("base.json").read_bytes() == kept
+    assert "The baseline is of the dataset cases" in " ".join(evals(*other).out.split())
+
+
+def test_a_run_needs_cases_and_their_documents(evals: Command) -> None:
+    """Without them every score would be bad or missing, and nobody would see why."""
+    empty = evals(*EVAL, "--split", "tune")
+    assert (empty.status, empty.err) == (2, "error: cases.jsonl has no case in the split tune")
+    case = json.loads(Path("cases.jsonl").read_text().splitlines()[0])
+    case |= {"id": "lost", "question": "Where?", "relevant": ["gone.md"], "evidence": []}
+    with Path("cases.jsonl").open("a") as file:
+        file.write("\n" + json.dumps(case) + "\n")
+    lost = evals(*EVAL)
+    assert lost.status == 2
+    assert "1 documents that cases rest on are not there, such as gone.md: run it from the folder" in lost.err

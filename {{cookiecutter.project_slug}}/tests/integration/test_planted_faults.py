@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app.datasets import corpus
 from app.db.engine import Database, connect
 from app.evals import runner
 from app.evals.dataset import Case, Dataset, Evidence
@@ -247,13 +248,13 @@ async def baseline(library: Library, tmp_path_factory: pytest.TempPathFactory) -
 
 def broken_chunking(patch: pytest.MonkeyPatch) -> dict[str, object]:
     """Chunks are cut at forty characters, in the middle of sentences."""
-    patch.setattr(runner, "TENANT", "broken-chunking")
+    patch.setattr(corpus, "TENANT", "broken-chunking")
     return {"chunk_characters": 40}
 
 
 def swapped_embeddings(patch: pytest.MonkeyPatch) -> dict[str, object]:
     """Each chunk gets the vector of the next one."""
-    patch.setattr(runner, "TENANT", "swapped-embeddings")
+    patch.setattr(corpus, "TENANT", "swapped-embeddings")
     embed = Indexer._embed
 
     async def swapped(self: Indexer, texts: Sequence[str]) -> list[Sequence[float]]:

@@ -113,7 +113,7 @@ def test_the_command_shows_what_was_asked_for(app: Command, what: str, *, weight
     ended = app("tune", "--dataset", "cases.jsonl", "--documents", "docs", "--what", what)
     assert ended.status == 0
     assert ("not really better than DENSE_WEIGHT=0.4, which is set now: keep that" in ended.out) is weights
-    assert ("best here: 0.200; set now: 0.425" in ended.out) is thresholds
+    assert ("best here: 0.425; set now: 0.425" in ended.out) is thresholds
 
 
 def test_a_real_gain_is_recommended(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
