@@ -83,7 +83,7 @@ async def ask(_: Case) -> Answer:
 
 
 @dataclass(repr=False)
-class Constant(Evaluator[Case, Answer, None]):
+class Constant(Evaluator[Case, Answer, None]):  # type: ignore[misc]  # this environment does not have it
     """The cheapest evaluator of pydantic-evals."""
 
     def evaluate(self, _: EvaluatorContext[Case, Answer, None]) -> float:
@@ -92,12 +92,12 @@ class Constant(Evaluator[Case, Answer, None]):
 
 
 @dataclass(repr=False)
-class Same(Evaluator[Case, Answer, None]):
+class Same(Evaluator[Case, Answer, None]):  # type: ignore[misc]  # as above
     """What the harness measures, as one evaluator of pydantic-evals."""
 
     def evaluate(self, ctx: EvaluatorContext[Case, Answer, None]) -> dict[str, float]:
         """Every score that applies."""
-        return evaluate(ctx.inputs, ctx.output, TEXTS).scored
+        return dict(evaluate(ctx.inputs, ctx.output, TEXTS).scored)
 
 
 def bare(*evaluators: Evaluator[Case, Answer, None]) -> Way:
