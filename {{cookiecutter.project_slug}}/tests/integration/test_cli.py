@@ -243,7 +243,7 @@ def test_help_names_every_command(app: Command) -> None:
     """Without a command the help is shown, in groups: first what everybody needs, last what runs in production."""
     ended = app("--help")
     documents = ["ask", "ingest", "documents", "verify", "reembed", "explain"]
-    evaluation = ["dataset", "eval", "compare", "tune", "calibrate"]
+    evaluation = ["dataset", "eval", "compare", "calibrate", "tune"]
     commands = [*documents, "cache", "costs", "models", *evaluation, "serve", "migrate"]
     assert ended.status == 0
     assert re.findall(r"^[│|] (\w+)  ", ended.out, re.MULTILINE) == commands
