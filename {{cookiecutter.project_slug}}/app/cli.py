@@ -38,6 +38,6 @@ def main() -> None:
         message = error.message if isinstance(error, AppError) else str(error)
         err.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
         sys.exit(2)
-    except Exception:  # noqa: BLE001  # whatever it is
+    except Exception:  # noqa: BLE001  # of any kind: none may end with 1
         traceback.print_exc()
         sys.exit(2)

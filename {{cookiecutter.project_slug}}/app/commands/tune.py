@@ -35,8 +35,8 @@ def tune(
 
 
 async def _tune(dataset: Path, documents: list[Path], what: str) -> None:
-    from app.evals.dataset import load_dataset  # noqa: PLC0415  # as above
-    from app.tuning import abstention, weights  # noqa: PLC0415  # slow, and only here
+    from app.evals.dataset import load_dataset  # noqa: PLC0415  # slow, and only here
+    from app.tuning import abstention, weights  # noqa: PLC0415  # as above
 
     cases = load_dataset(dataset, "tune")
     if not cases.cases:

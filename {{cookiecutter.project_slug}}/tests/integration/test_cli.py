@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from app.cli import main
 from app.settings import Settings
 from tests.conftest import PROJECT
 from tests.integration.conftest import Command
@@ -247,6 +248,14 @@ def test_help_names_every_command(app: Command) -> None:
     commands = [*documents, "cache", "costs", "models", *evaluation, "serve", "migrate"]
     assert ended.status == 0
     assert re.findall(r"^[│|] (\w+)  ", ended.out, re.MULTILINE) == commands
+
+
+def test_a_fault_of_ours_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It ends with 2 and its traceback; 1 would say of an evaluation that the answers got worse."""
+    monkeypatch.setattr("app.cli.cli", lambda: 1 / 0)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, "ZeroDivisionError" in capsys.readouterr().err) == (2, True)
 
 
 @pytest.mark.usefixtures("database")

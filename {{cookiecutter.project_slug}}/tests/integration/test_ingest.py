@@ -456,6 +456,19 @@ async def test_a_large_document_is_written_in_slices(database: Database, monkeyp
     assert sizes == [3, 3, 2, 3, 3, 1]
 
 
+async def test_files_are_read_a_few_at_a_time(
+    ingester: Ingester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more bytes are read than are soon needed: the rest of the files is opened later, and none is left out."""
+    monkeypatch.setattr(ingesting, "READ_BYTES", 10)
+    files = [tmp_path / f"{n}.md" for n in range(5)]
+    for file in files:
+        file.write_text("tea cup")
+    left = iter(files)
+    assert [len(ingesting._read_some(left, 1_000)) for _ in range(4)] == [2, 2, 1, 0]
+    assert len((await ingester.ingest_files(files)).added) == 5
+
+
 async def test_documents_that_are_written_together_keep_their_own(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

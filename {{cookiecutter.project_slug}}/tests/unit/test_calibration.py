@@ -133,8 +133,8 @@ def test_agreement_by_hand() -> None:
 
 def test_weighted_kappa_comes_with_grades() -> None:
     """A pass is the best grade and a fail the worst: to be far from the person's grade counts more."""
-    near = [rated(True, True, 3), rated(False, False, 0), rated(True, False, 1), rated(False, False, 0)]  # noqa: FBT003
-    far = [rated(True, True, 3), rated(False, False, 0), rated(True, False, 3), rated(False, False, 0)]  # noqa: FBT003
+    near = [rated(True, True, 3), rated(False, False, 0), rated(True, False, 1), rated(False, False, 0)]  # noqa: FBT003  # as below
+    far = [rated(True, True, 3), rated(False, False, 0), rated(True, False, 3), rated(False, False, 0)]  # noqa: FBT003  # person, judge
     one, other = agreement(near), agreement(far)
     assert one["Cohen's kappa"] == other["Cohen's kappa"]
     for name in ("linearly weighted kappa", "quadratically weighted kappa"):
@@ -146,23 +146,23 @@ def test_weighted_kappa_comes_with_grades() -> None:
 @pytest.mark.parametrize("grade", [None, 2])
 def test_grades_that_are_all_alike_are_no_scale(grade: int | None) -> None:
     """There is nothing to weigh."""
-    assert len(agreement([rated(True, True, grade), rated(False, False, grade)])) == 4  # noqa: FBT003
+    assert len(agreement([rated(True, True, grade), rated(False, False, grade)])) == 4  # noqa: FBT003  # person, judge
 
 
 @pytest.mark.parametrize("kind", [True, False])
 def test_labels_of_one_kind_tell_nothing(*, kind: bool) -> None:
     """Rates over nobody are not made up."""
     with pytest.raises(InvalidInput, match="labels of both kinds"):
-        agreement([rated(kind, True), rated(kind, False)])  # noqa: FBT003
+        agreement([rated(kind, True), rated(kind, False)])  # noqa: FBT003  # person, judge
 
 
 def test_the_worst_disagreements_come_first() -> None:
     """What the judge let through, the lowest grade first; then what it held back, the highest first."""
     found = disagreements(
         [
-            *(rated(True, True, 3), rated(True, False, 2, "held back"), rated(True, False, 3, "held back, good")),  # noqa: FBT003
-            *(rated(False, True, 1, "let through"), rated(False, True, 0, "let through, bad")),  # noqa: FBT003
-            rated(False, False, 0),  # noqa: FBT003
+            *(rated(True, True, 3), rated(True, False, 2, "held back"), rated(True, False, 3, "held back, good")),  # noqa: FBT003  # person, judge
+            *(rated(False, True, 1, "let through"), rated(False, True, 0, "let through, bad")),  # noqa: FBT003  # person, judge
+            rated(False, False, 0),  # noqa: FBT003  # person, judge
         ]
     )
     expected = ["let through, bad", "let through", "held back, good", "held back"]

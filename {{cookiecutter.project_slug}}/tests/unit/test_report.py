@@ -79,7 +79,7 @@ def result(number: int, *tags: str, attempt: int = 0, answer: Answer = ANSWER, *
 
 def run_of(*results: CaseResult, **changed: object) -> Run:
     """A run with these results."""
-    return Run("run-1", "2026-01-01T00:00:00+00:00", replace(MADE, **changed), results)  # type: ignore[arg-type]
+    return Run("run-1", "2026-01-01T00:00:00+00:00", replace(MADE, **changed), results)  # type: ignore[arg-type]  # of MADE
 
 
 def before(**scores: list[list[float]]) -> Baseline:
@@ -353,7 +353,9 @@ def test_repeats_say_how_steady_the_answers_are() -> None:
 def test_errors_and_failed_measurements_are_listed_up_to_a_number() -> None:
     """Which case, which attempt, what and why."""
     failed = replace(result(1), failed={"judge:tone": "no\nverdict"})
-    grid = figures.troubles(run_of(failed, CaseResult(case(2), 1, error="no model")))
+    run = run_of(failed, CaseResult(case(2), 1, error="no model"))
+    assert "2 errors and failed measurements, the first in case-2" in report.markdown(run, NONE)
+    grid = figures.troubles(run)
     assert grid.rows == [["case-2", "2", "no answer", "no model"], ["case-1", "1", "judge:tone", "no verdict"]]
     many = figures.troubles(run_of(*(CaseResult(case(n), error="x") for n in range(60))))
     assert (len(many.rows), many.caption.endswith("50 of 60 shown")) == (50, True)
