@@ -5,12 +5,18 @@ AppError                        500
 |-- InvalidInput                400
 |   |-- UnsupportedDocument     415
 |   `-- DocumentTooLarge        413
+|-- InvalidApiKey               401
+|-- Forbidden                   403
 |-- NotFound                    404
+|-- Conflict                    409
 |-- ConfigurationError          500
 |-- NoDocuments                 409
 |-- IndexMismatch               409
 |-- DatabaseUnavailable         503
 |-- BudgetExceeded              429
+|-- RateLimited                 429
+|-- Overloaded                  503
+|-- ShuttingDown                503
 `-- ProviderError               502
     |-- ProviderRejected        502   (our request: another try cannot help)
     |-- ProviderMisconfigured   502   (our key, or our model's name)
@@ -76,6 +82,24 @@ class NotFound(AppError):
     status = 404
 
 
+class InvalidApiKey(AppError):
+    """This needs a valid API key: `Authorization: Bearer KEY`."""
+
+    status = 401
+
+
+class Forbidden(AppError):
+    """This API key does not allow that."""
+
+    status = 403
+
+
+class Conflict(AppError):
+    """Another request is changing the same thing."""
+
+    status = 409
+
+
 class ConfigurationError(AppError):
     """A setting is missing or wrong."""
 
@@ -106,6 +130,30 @@ class BudgetExceeded(AppError):
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class RateLimited(AppError):
+    """Too many requests in too short a time."""
+
+    status = 429
+
+    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class Overloaded(AppError):
+    """The server has more to do than it can; come back in a moment."""
+
+    status = 503
+    retry_after = 1.0
+
+
+class ShuttingDown(AppError):
+    """The server is being stopped; ask again, and another one answers."""
+
+    status = 503
+    retry_after = 1.0
 
 
 class ProviderError(AppError):

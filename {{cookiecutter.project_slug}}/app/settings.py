@@ -91,6 +91,7 @@ class Settings(BaseSettings):
         None, description="Postgres with pgvector; empty runs the one from the wheel, in DATA_DIR"
     )
     data_dir: Path = Path(".data")
+    database_pool: int = Field(10, ge=2, le=1_000, description="connections of one process, and ten more at a rush")
 
     chat: ChatSettings = ChatSettings()
     chat_2: DeploymentSettings | None = None
@@ -149,8 +150,33 @@ class Settings(BaseSettings):
     allow_urls: bool = Field(default=False, description="let `app ingest` fetch https addresses")
     max_attachment_bytes: int = Field(10 * MILLION, ge=1, description="of an image or a sound in a message")
 
+    history_tokens: int = Field(
+        2_000, ge=0, description="how much of a conversation a follow-up question is read with, about"
+    )
+    retention_days: int | None = Field(
+        None, ge=1, description="answers, conversations and feedback are removed after so long; empty: kept"
+    )
+
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
+    api_key_secret: SecretStr | None = Field(
+        None, description="what API keys are hashed with: 32 characters or more; production needs it"
+    )
+    key_requests_per_minute: int | None = Field(600, ge=1, description="of one API key; empty: no limit")
+    key_tokens_per_minute: int | None = Field(None, ge=1, description="of one API key; empty: no limit")
+    key_streams: int | None = Field(20, ge=1, description="of one API key at a time; empty: no limit")
+    tenant_requests_per_minute: int | None = Field(None, ge=1, description="of all its keys; empty: no limit")
+    tenant_tokens_per_minute: int | None = Field(None, ge=1, description="of all its keys; empty: no limit")
+    tenant_streams: int | None = Field(None, ge=1, description="of all its keys at a time; empty: no limit")
+    cors_origins: str = Field("", description="origins whose pages may call the API, with commas; empty: none")
+    max_requests: int = Field(1_000, ge=1, description="in work at a time, of one process")
+    max_waiting: int = Field(100, ge=0, description="that wait for their turn; more are turned away")
+    waiting_seconds: float = Field(5, ge=0, description="the longest that one waits")
+    shutdown_seconds: float = Field(15, ge=0, le=300, description="for streams that are open when the server stops")
+    worker_concurrency: int = Field(
+        2, ge=0, le=100, description="jobs at a time in the server's process; 0: in `app worker` alone"
+    )
+    upload_attempts: int = Field(3, ge=1, le=20, description="before a document is set aside")
 
     @model_validator(mode="after")
     def _safe_in_production(self) -> Self:

@@ -224,10 +224,30 @@ class Inference:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A question of a conversation, and what was answered."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an answer is kept: whose it is, and the conversation that it belongs to, if any.
+
+    An owner is the name of an API key; empty where the server needs none.
+    """
+
+    owner: str = ""
+    conversation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What the application says to a question, and everything needed to check and repeat it.
 
-    `reason` says why it abstained; empty where it did not.
+    `reason` says why it abstained; empty where it did not. `standalone` is the question as it was searched for: as it
+    was asked, or with what a conversation said before it.
     """
 
     id: str
@@ -241,6 +261,8 @@ class Answer:
     cost_nanousd: int | None
     latency_ms: int
     reason: str = ""
+    standalone: str = ""
+    conversation_id: str | None = None
     citations: tuple[Citation, ...] = ()
     rejected: tuple[RejectedCitation, ...] = ()
     passages: tuple[Passage, ...] = field(default=(), repr=False)

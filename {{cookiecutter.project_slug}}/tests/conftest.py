@@ -25,7 +25,8 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}  # noqa: S104  # com
 PROJECT = Path(__file__).parent.parent
 EVERY_TABLE = (
     *("documents", "index_stamps", "chunk_contexts", "answers", "inferences", "budget_accounts", "budget_reservations"),
-    *("completions_cache", "semantic_cache", "semantic_cache_routes"),
+    *("completions_cache", "semantic_cache", "semantic_cache_routes", "api_keys", "rate_buckets", "stream_leases"),
+    *("idempotency_keys", "uploads", "conversations", "feedback"),
 )
 
 hypothesis_settings.register_profile("project", derandomize=True, database=None, deadline=None, max_examples=60)

@@ -19,6 +19,7 @@ from app.api import routes
 from app.api.deps import Services
 from app.api.disconnect import StopWhenClientLeaves
 from app.api.errors import add_error_handlers
+from app.api.security import Authenticate
 from app.db.engine import open_database
 from app.errors import ConfigurationError
 from app.gateway import litellm_adapter
@@ -46,12 +47,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_database(settings) as database, open_gateway(settings, database) as gateway:
             services = app.state.services = Services(settings, database, gateway)
-            async with services.ingester:
-                warming = asyncio.create_task(_warm(services))
-                yield
-                warming.cancel()
-                with suppress(asyncio.CancelledError):
-                    await warming
+            warming = asyncio.create_task(_warm(services))
+            yield
+            warming.cancel()
+            with suppress(asyncio.CancelledError):
+                await warming
 
     app = FastAPI(
         title=settings.app_name,
@@ -59,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.add_middleware(Authenticate)
     app.add_middleware(BodyLimit, most_bytes=settings.max_document_bytes + MULTIPART_OVERHEAD)
     app.add_middleware(StopWhenClientLeaves)
     add_error_handlers(app)

@@ -44,7 +44,7 @@ def costs(
 
 
 async def _read(settings: Settings, since: date) -> list[SpendRow]:
-    async with open_database(settings) as database, database.transaction() as connection:
+    async with open_database(settings) as database, database.across_tenants() as connection:
         return await spend(connection, since)
 
 

@@ -76,13 +76,13 @@ async def read_stored(
     return found
 
 
-async def save_answer(connection: AsyncConnection, tenant: str, answer: Answer) -> None:
+async def save_answer(connection: AsyncConnection, tenant: str, answer: Answer, owner: str = "") -> None:
     """Store the answer as it was given."""
     row = asdict(answer)
     usage = row.pop("usage")
-    row.pop("notice")
     row |= {
         "tenant": tenant,
+        "owner": owner,
         "input_tokens": usage["input_tokens"],
         "output_tokens": usage["output_tokens"],
         "usage_estimated": usage["estimated"],

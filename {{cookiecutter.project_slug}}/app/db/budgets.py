@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 # Takes the lock of every account in one order, the same as the ledger's, so that no two processes wait for each
 # other; `WHERE false` locks a row that is there and writes nothing.
 LOCK = text("""
-    INSERT INTO budget_accounts AS a (scope, day)
-    SELECT scope, :day FROM unnest(CAST(:scopes AS text[])) scope ORDER BY scope
+    INSERT INTO budget_accounts AS a (scope, day, tenant)
+    SELECT scope, :day, tenant FROM jsonb_each_text(CAST(:scopes AS jsonb)) AS s(scope, tenant) ORDER BY scope
     ON CONFLICT (scope, day) DO UPDATE SET unpriced = a.unpriced WHERE false
 """)
 
@@ -27,13 +27,15 @@ USED = text("""
         SELECT sum(amount_nanousd) FROM budget_reservations r
         WHERE r.scope = a.scope AND r.day = a.day AND r.expires_at > now()
     ), 0)::bigint AS used
-    FROM budget_accounts a WHERE scope = ANY(:scopes) AND day = :day
+    FROM budget_accounts a
+    WHERE scope IN (SELECT jsonb_object_keys(CAST(:scopes AS jsonb))) AND day = :day
 """)
 
 RESERVE = text("""
-    INSERT INTO budget_reservations (scope, id, day, amount_nanousd, expires_at)
-    SELECT scope, id, :day, amount, now() + make_interval(secs => seconds)
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(scope text, id uuid, amount bigint, seconds float8)
+    INSERT INTO budget_reservations (scope, id, tenant, day, amount_nanousd, expires_at)
+    SELECT scope, id, tenant, :day, amount, now() + make_interval(secs => seconds)
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
+        scope text, id uuid, tenant text, amount bigint, seconds float8)
 """)
 
 
@@ -42,6 +44,7 @@ class Reservation:
     """An amount in 1e-9 US dollars, asked of every scope in `limits` (scope to its limit a day) for so many seconds."""
 
     id: str
+    tenant: str
     limits: Mapping[str, int]
     amount_nanousd: int
     seconds: float
@@ -49,12 +52,12 @@ class Reservation:
 
 async def reserve(connection: AsyncConnection, day: date, wanted: Sequence[Reservation]) -> dict[str, str]:
     """Set aside what fits, first come, first served; of the others, the scope whose budget has no room, by id."""
-    values = {"day": day, "scopes": list({scope for one in wanted for scope in one.limits})}
+    values = {"day": day, "scopes": json.dumps({scope: one.tenant for one in wanted for scope in one.limits})}
     await connection.execute(LOCK, values)
     used = {row.scope: row.used for row in await connection.execute(USED, values)}
     refusals = {one.id: scope for one in wanted if (scope := _take(used, one))}
     rows = [
-        {"scope": scope, "id": one.id, "amount": one.amount_nanousd, "seconds": one.seconds}
+        {"scope": scope, "id": one.id, "tenant": one.tenant, "amount": one.amount_nanousd, "seconds": one.seconds}
         for one in wanted
         if one.id not in refusals
         for scope in one.limits

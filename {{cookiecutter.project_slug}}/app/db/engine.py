@@ -25,7 +25,7 @@ POLICY = "row-level security"  # what breaks a policy has the last of these code
 # Policies let a transaction see the rows of this tenant. They do not bind a superuser, so it takes on the role that
 # the migrations made; where they could not make it, the user is none.
 BELONG_TO_TENANT = """
-    SELECT set_config('app.tenant', %(tenant)s, true),
+    SELECT set_config('app.tenant', %(tenant)s, true), set_config('app.every_tenant', %(every)s, true),
         CASE WHEN pg_has_role(to_regrole('app_tenant'), 'MEMBER') THEN set_config('role', 'app_tenant', true) END
 """
 
@@ -49,9 +49,25 @@ class Database:
             DatabaseUnavailable: there is no connection, or it broke.
 
         """
+        async with self._begun(every_tenant=False) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def across_tenants(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees the ledger, keys, jobs' rows and caches of every tenant, and nobody's documents.
+
+        For what concerns all of them: settling the ledger, looking up a key, removing what is old. Raises as
+        `transaction`. A test names the modules that may use it.
+        """
+        async with self._begun(every_tenant=True) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _begun(self, *, every_tenant: bool) -> AsyncIterator[AsyncConnection]:
         with lost_connections():
             async with self.engine.begin() as connection:
-                await connection.exec_driver_sql(BELONG_TO_TENANT, {"tenant": self.tenant})
+                every = "on" if every_tenant else ""
+                await connection.exec_driver_sql(BELONG_TO_TENANT, {"tenant": self.tenant, "every": every})
                 yield connection
 
     async def is_migrated(self) -> bool:
@@ -67,7 +83,7 @@ class Database:
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """Connect; without DATABASE_URL start the built-in Postgres, bring its schema up to date, and leave it after."""
     if settings.database_url is not None:
-        async with connect(settings.database_url.get_secret_value()) as database:
+        async with connect(settings.database_url.get_secret_value(), pool_size=settings.database_pool) as database:
             yield database
         return
     from app.db.embedded import EmbeddedPostgres  # noqa: PLC0415  # production has neither the wheel nor the need
@@ -76,7 +92,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     starting = asyncio.create_task(asyncio.to_thread(server.start))
     try:
         url = await asyncio.shield(starting)
-        async with connect(url) as database:
+        async with connect(url, pool_size=settings.database_pool) as database:
             if not await database.is_migrated():
                 await migrate(url)
             yield database
@@ -86,10 +102,11 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def connect(url: str) -> AsyncIterator[Database]:
+async def connect(url: str, *, pool_size: int = 10) -> AsyncIterator[Database]:
     """A pool of connections to `url`, made when they are needed and closed at the end."""
     engine = create_async_engine(
         _driver_url(url),
+        pool_size=pool_size,
         pool_pre_ping=True,
         pool_timeout=10,
         hide_parameters=True,  # questions and documents do not belong into logs

@@ -31,16 +31,16 @@ WRITE = text("""
         FROM records ON CONFLICT (id) DO NOTHING RETURNING id, tenant, api_key_id
     ), tried AS (
         INSERT INTO attempts (
-            inference_id, number, model, outcome, detail, partial, estimated, input_tokens, output_tokens,
+            inference_id, tenant, number, model, outcome, detail, partial, estimated, input_tokens, output_tokens,
             cached_tokens, cost_nanousd, started_at, duration_ms, first_token_ms)
-        SELECT r.id, a.* FROM records r JOIN written USING (id), jsonb_to_recordset(r.attempts) AS a(
+        SELECT r.id, r.tenant, a.* FROM records r JOIN written USING (id), jsonb_to_recordset(r.attempts) AS a(
             number integer, model text, outcome text, detail text, partial boolean, estimated boolean,
             input_tokens integer, output_tokens integer, cached_tokens integer, cost_nanousd bigint,
             started_at timestamptz, duration_ms integer, first_token_ms integer)
         RETURNING inference_id AS id, cost_nanousd, (started_at AT TIME ZONE 'UTC')::date AS day
     ), accounts AS (
-        INSERT INTO budget_accounts AS a (scope, day, spent_nanousd, unpriced)
-        SELECT scope, day, coalesce(sum(cost_nanousd), 0), count(*) - count(cost_nanousd)
+        INSERT INTO budget_accounts AS a (scope, day, tenant, spent_nanousd, unpriced)
+        SELECT scope, day, min(tenant), coalesce(sum(cost_nanousd), 0), count(*) - count(cost_nanousd)
         FROM tried JOIN written USING (id),
             LATERAL (VALUES ('tenant:' || tenant), ('key:' || nullif(api_key_id, ''))) AS s(scope)
         WHERE scope IS NOT NULL GROUP BY scope, day ORDER BY scope, day

@@ -31,7 +31,7 @@ from sqlalchemy.types import TypeEngine
 metadata = MetaData()
 
 
-def _required(kind: type[TypeEngine[Any]], *names: str) -> list[Column[Any]]:
+def _required(kind: type[TypeEngine[Any]] | TypeEngine[Any], *names: str) -> list[Column[Any]]:
     """Columns of one type that are never null."""
     return [Column(name, kind, nullable=False) for name in names]
 
@@ -127,8 +127,108 @@ answers = Table(
     Column("cost_nanousd", BigInteger, comment="1e-9 US dollars; null where the price is unknown"),
     *_required(JSONB, "citations", "rejected", "passages"),
     Column("reason", Text, nullable=False, server_default="", comment="why it abstained"),
+    Column("owner", Text, nullable=False, server_default=""),
+    Column("conversation_id", ForeignKey("conversations.id", ondelete="CASCADE")),
+    Column(
+        "standalone",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="the question as it was searched for, without its conversation",
+    ),
+    Column("notice", Text, nullable=False, server_default=""),
     _created(),
     Index("answers_tenant_created", "tenant", "created_at"),
+    Index("answers_conversation", "conversation_id", "created_at"),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    *_required(Text, "tenant", "owner", "title"),
+    _created(),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("conversations_owner", "tenant", "owner", "updated_at", "id"),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    *_required(Text, "tenant", "owner", "rating"),
+    Column("answer_id", ForeignKey("answers.id", ondelete="CASCADE"), nullable=False),
+    Column("comment", Text, nullable=False, server_default=""),
+    Column("correction", Text, nullable=False, server_default=""),
+    _created(),
+    Column("reviewed_at", DateTime(timezone=True)),
+    UniqueConstraint("answer_id", "owner", name="feedback_answer_owner_key"),
+    Index("feedback_tenant_created", "tenant", "created_at", "id"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    *_required(Text, "tenant", "owner", "source"),
+    Column("metadata", JSONB, nullable=False, server_default="{}"),
+    Column("data", LargeBinary, comment="null once it is done"),
+    *_required(BigInteger, "bytes"),
+    Column("status", Text, nullable=False, comment="queued, running, done or failed"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("outcome", Text, nullable=False, server_default=""),
+    Column("chunks", Integer, nullable=False, server_default="0"),
+    Column("error_code", Text, nullable=False, server_default=""),
+    Column("error", Text, nullable=False, server_default=""),
+    _created(),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("uploads_tenant_created", "tenant", "created_at", "id"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    *_required(Text, "tenant", "name"),
+    Column("hash", LargeBinary, nullable=False, comment="HMAC-SHA256 of the secret"),
+    *_required(ARRAY(Text), "scopes"),
+    _created(),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("revoked_at", DateTime(timezone=True)),
+    Index("api_keys_tenant_name", "tenant", "name"),
+)
+
+rate_buckets = Table(
+    "rate_buckets",
+    metadata,
+    Column("scope", Text, primary_key=True, comment="tenant:NAME or key:ID"),
+    Column("kind", Text, primary_key=True),
+    *_required(Text, "tenant"),
+    Column("level", Double, nullable=False, comment="what is in the bucket at updated_at; it leaks"),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+stream_leases = Table(
+    "stream_leases",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    *_required(Text, "tenant"),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("owner", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    *_required(Text, "fingerprint"),
+    Column("status", Integer, comment="null while the first request is under way"),
+    Column("headers", JSONB),
+    Column("body", LargeBinary),
+    _created(),
+    Index("idempotency_keys_created", "created_at"),
 )
 
 inferences = Table(
@@ -147,7 +247,7 @@ attempts = Table(
     metadata,
     Column("inference_id", ForeignKey("inferences.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
-    *_required(Text, "model", "outcome", "detail"),
+    *_required(Text, "tenant", "model", "outcome", "detail"),
     *_required(Boolean, "partial", "estimated"),
     *_required(Integer, "input_tokens", "output_tokens", "cached_tokens"),
     Column("cost_nanousd", BigInteger, comment="1e-9 US dollars; null where it is unknown"),
@@ -161,6 +261,7 @@ budget_accounts = Table(
     metadata,
     Column("scope", Text, primary_key=True, comment="tenant:NAME or key:ID"),
     Column("day", Date, primary_key=True),
+    *_required(Text, "tenant"),
     Column("spent_nanousd", BigInteger, nullable=False, server_default="0"),
     Column("unpriced", Integer, nullable=False, server_default="0", comment="attempts whose cost is unknown"),
 )
@@ -170,6 +271,7 @@ budget_reservations = Table(
     metadata,
     Column("scope", Text, primary_key=True),
     Column("id", UUID(as_uuid=False), primary_key=True),
+    *_required(Text, "tenant"),
     *_required(Date, "day"),
     *_required(BigInteger, "amount_nanousd"),
     Column("expires_at", DateTime(timezone=True), nullable=False),

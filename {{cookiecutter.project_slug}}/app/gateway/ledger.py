@@ -96,7 +96,7 @@ class Ledger:
         if amount_nanousd is None:
             raise price_unknown(deployment)
         seconds = max(context.seconds_left, 0) + MARGIN_SECONDS
-        reservation = Reservation(str(uuid.uuid4()), limits, amount_nanousd, seconds)
+        reservation = Reservation(str(uuid.uuid4()), context.tenant, limits, amount_nanousd, seconds)
         try:
             refused = await self._next_batch(reservation)
         except asyncio.CancelledError:
@@ -193,7 +193,7 @@ class Ledger:
     async def _write_rows(self, rows: Sequence[Inference], released: Sequence[str]) -> None:
         """Write the rows together, or, where the database refuses one of them, without that one."""
         try:
-            async with _in_time(), self._database.transaction() as connection:
+            async with _in_time(), self._database.across_tenants() as connection:
                 await write(connection, rows, released)
         except (TypeError, ValueError) as error:
             if len(rows) < 2:  # noqa: PLR2004  # nothing left to divide
@@ -207,7 +207,7 @@ class Ledger:
     async def _reserve(self, wanted: Sequence[Reservation]) -> dict[str, str]:
         if not wanted:
             return {}
-        async with _in_time(), self._database.transaction() as connection:
+        async with _in_time(), self._database.across_tenants() as connection:
             return await reserve(connection, datetime.now(UTC).date(), wanted)
 
 

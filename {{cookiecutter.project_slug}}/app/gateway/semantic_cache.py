@@ -168,7 +168,7 @@ async def measure(
 
 async def off(database: Database, route: str) -> None:
     """Switch the route's cache off and forget its answers."""
-    async with database.transaction() as connection:
+    async with database.across_tenants() as connection:
         await rows.switch_off(connection, route)
 
 

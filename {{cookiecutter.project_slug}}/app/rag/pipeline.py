@@ -27,7 +27,7 @@ from app.rag.reading import fitting
 from app.rag.retrieval import Retriever
 from app.rag.reuse import Lookup, Reuse
 from app.settings import Settings
-from app.types import Answer, Completion, Filter, Message, Passage, TextDelta, Usage
+from app.types import Answer, Completion, Filter, Message, Passage, Place, TextDelta, Turn, Usage
 
 DECLINED = "The model declined to answer."
 CHANGED = "A document changed while this was answered, and the citations were checked again."
@@ -38,17 +38,20 @@ UNFINISHED = {
 # What stands for the model's reply where there was nothing to read.
 NOBODY_ASKED = Completion(text="", model="", finish_reason="stop", usage=Usage(), cost_nanousd=0)
 
+ALONE = Place()
 Event = CitationEvent | Answer
 
 
 @dataclass(frozen=True)
-class _Turn:
+class _Asked:
     """One question on its way; `evidence` is what the model reads, `left_out` what it does not."""
 
     began: float
     context: CallContext
     lookup: Lookup | None
     question: str
+    standalone: str
+    place: Place
     evidence: Evidence
     left_out: tuple[Passage, ...]
     messages: list[Message]
@@ -66,8 +69,19 @@ class Pipeline:
         self._retriever = Retriever(database, gateway, settings)
         self._reuse = Reuse(database, gateway, settings)
 
-    async def ask(self, question: str, *, filters: Filter | None = None) -> Answer:
+    async def ask(
+        self,
+        question: str,
+        *,
+        filters: Filter | None = None,
+        history: Sequence[Turn] = (),
+        place: Place = ALONE,
+        context: CallContext | None = None,
+    ) -> Answer:
         """Answer `question` from the documents that `filters` allow, and store the answer.
+
+        With a `history`, oldest first, the question is understood as the next one of that conversation. A `context`
+        says for whom models are called, and until when; without one it is for the tenant, and DEADLINE_SECONDS.
 
         Raises:
             InvalidInput: the question is empty or too long, or a filter is none.
@@ -75,111 +89,126 @@ class Pipeline:
             ProviderError: the model failed.
 
         """
-        turn = await self._begin(question, filters)
-        if isinstance(turn, Answer):
-            return turn
-        completion = await self._gateway.complete(turn.messages, context=turn.context)
-        _read(turn.reader, completion.text)
-        return await self._finish(turn, completion)
+        asked = await self._begin(question, filters, history, place, context)
+        if isinstance(asked, Answer):
+            return asked
+        completion = await self._gateway.complete(asked.messages, context=asked.context)
+        _read(asked.reader, completion.text)
+        return await self._finish(asked, completion)
 
-    async def stream(self, question: str, *, filters: Filter | None = None) -> AsyncGenerator[Event]:
-        """Answer in pieces, then the stored Answer, which has the last word. Raises as `ask`.
+    async def stream(
+        self,
+        question: str,
+        *,
+        filters: Filter | None = None,
+        history: Sequence[Turn] = (),
+        place: Place = ALONE,
+        context: CallContext | None = None,
+    ) -> AsyncGenerator[Event]:
+        """Answer in pieces, then the stored Answer, which has the last word. Takes and raises what `ask` does.
 
         Nothing is shown before the first citation that holds: until then it may still become an abstention.
         """
-        turn = await self._begin(question, filters)
-        if isinstance(turn, Answer):
-            if not turn.abstained:
-                yield TextDelta(turn.text)
-            for citation in turn.citations:
+        asked = await self._begin(question, filters, history, place, context)
+        if isinstance(asked, Answer):
+            if not asked.abstained:
+                yield TextDelta(asked.text)
+            for citation in asked.citations:
                 yield citation
-            yield turn
+            yield asked
             return
         completion: Completion | None = None
         held: list[CitationEvent] = []
-        async with aclosing(self._gateway.stream(turn.messages, context=turn.context)) as events:
+        async with aclosing(self._gateway.stream(asked.messages, context=asked.context)) as events:
             async for event in events:
                 if isinstance(event, Completion):
                     completion = event
-                    held += turn.reader.close()
+                    held += asked.reader.close()
                 elif isinstance(event, TextDelta):
-                    held += turn.reader.feed(event.text)
-                if turn.reader.citations:
+                    held += asked.reader.feed(event.text)
+                if asked.reader.citations:
                     for shown in held:
                         yield shown
                     held.clear()
         assert completion is not None  # noqa: S101  # a stream ends with its completion or raises
-        yield await self._finish(turn, completion)
+        yield await self._finish(asked, completion)
 
-    async def _begin(self, question: str, filters: Filter | None) -> _Turn | Answer:
+    async def _begin(
+        self, question: str, filters: Filter | None, history: Sequence[Turn], place: Place, context: CallContext | None
+    ) -> _Asked | Answer:
         """Everything up to the model's call; an answer, where one was given before or nothing is there to read."""
-        began, context = time.monotonic(), self._gateway.context(tenant=self._database.tenant)
+        began, context = time.monotonic(), context or self._gateway.context(tenant=self._database.tenant)
         question, filters = checked_question(question, self._settings), checked_filter(filters)
         lookup = await self._reuse.look(question, context, filters)
         if lookup and lookup.found:
-            return await self._stored(replace(lookup.found, latency_ms=_milliseconds(began)))
+            found_before = replace(lookup.found, latency_ms=_milliseconds(began), conversation_id=place.conversation_id)
+            return await self._stored(found_before, place)
         found = await self._retriever.retrieve(question, context, lookup.vector if lookup else None, filters=filters)
         read = await fitting(found, self._messages(question, ()), gateway=self._gateway, settings=self._settings)
         evidence = (await read_evidence(self._database, read)).standing()
-        turn = _Turn(
+        asked = _Asked(
             began=began,
             context=context,
             lookup=lookup,
             question=question,
+            standalone=" ".join([*(turn.question for turn in history), question]),
+            place=place,
             evidence=evidence,
             left_out=tuple(found[len(read) :]),
             messages=self._messages(question, evidence.passages),
             reader=self._reader(evidence),
         )
-        return turn if evidence.passages else await self._finish(turn, NOBODY_ASKED)
+        return asked if evidence.passages else await self._finish(asked, NOBODY_ASKED)
 
     def _reader(self, evidence: Evidence) -> CitationReader:
         flag = self._settings.citation_faults == "flag"
         return CitationReader(evidence.passages, flag=flag, settle=evidence.settle)
 
-    async def _finish(self, turn: _Turn, completion: Completion) -> Answer:
+    async def _finish(self, asked: _Asked, completion: Completion) -> Answer:
         """The answer, its citations checked against what the store holds by now, stored."""
-        reader, notices = turn.reader, [completion.notice, DECLINED * bool(completion.refusal)]
-        now = await read_evidence(self._database, turn.evidence.passages)
-        if now != turn.evidence:
+        reader, notices = asked.reader, [completion.notice, DECLINED * bool(completion.refusal)]
+        now = await read_evidence(self._database, asked.evidence.passages)
+        if now != asked.evidence:
             reader = self._reader(now)
             _read(reader, completion.text)
             notices.append(CHANGED)
         abstained = not reader.citations
         answer = Answer(
             id=str(uuid.uuid4()),
-            question=turn.question,
+            question=asked.question,
             text=ABSTENTION if abstained else reader.text.strip(),
             abstained=abstained,
             model=completion.model,
             notice=" ".join(filter(None, [*notices, UNFINISHED.get(completion.finish_reason)])),
             prompt_hash=self._prompt.content_hash,
             usage=completion.usage,
-            cost_nanousd=turn.context.cost_nanousd,
-            latency_ms=_milliseconds(turn.began),
-            reason=await self._reason(turn, completion, reader) if abstained else "",
+            cost_nanousd=asked.context.cost_nanousd,
+            latency_ms=_milliseconds(asked.began),
+            standalone=asked.standalone,
+            conversation_id=asked.place.conversation_id,
+            reason=await self._reason(asked, completion, reader) if abstained else "",
             citations=tuple(reader.citations),
             rejected=tuple(reader.rejected),
-            passages=_used(turn.evidence.passages, reader.cited) + turn.left_out,
+            passages=_used(asked.evidence.passages, reader.cited) + asked.left_out,
         )
-        if turn.lookup and completion.finish_reason == "stop":
-            await self._reuse.keep(turn.lookup, answer)
-        return await self._stored(answer)
+        if asked.lookup and completion.finish_reason == "stop":
+            await self._reuse.keep(asked.lookup, answer)
+        return await self._stored(answer, asked.place)
 
-    async def _reason(self, turn: _Turn, completion: Completion, reader: CitationReader) -> str:
+    async def _reason(self, asked: _Asked, completion: Completion, reader: CitationReader) -> str:
         if completion is NOBODY_ASKED:
             return abstention.NOTHING_FOUND
         below = self._settings.abstain_below
         return await asyncio.to_thread(
-            abstention.reason, completion, turn.messages, reader.rejected, abstain_below=below
+            abstention.reason, completion, asked.messages, reader.rejected, abstain_below=below
         )
 
     def _messages(self, question: str, passages: Sequence[Passage]) -> list[Message]:
         return self._prompt.messages(passages=fence(passages), question=neutral(question))
 
-    async def _stored(self, answer: Answer) -> Answer:
+    async def _stored(self, answer: Answer, place: Place) -> Answer:
         async with self._database.transaction() as connection:
-            await save_answer(connection, self._database.tenant, answer)
+            await save_answer(connection, self._database.tenant, answer, place.owner)
         return answer
 
 

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from app.api.deps import FromServices
+from app.api.deps import FromWork
 from app.api.disconnect import EventStream
 from app.api.errors import body, public, report
 from app.errors import AppError
@@ -47,13 +47,13 @@ class Question(BaseModel):
 
 
 @router.post("/ask", response_model=Answer, responses={200: {"content": {"text/event-stream": {}}}})
-async def ask(request: Question, services: FromServices) -> Answer | StreamingResponse:
+async def ask(request: Question, work: FromWork) -> Answer | StreamingResponse:
     """Answer from the documents with citations that were checked, or say that they do not answer."""
     filters = Filter(request.filters.metadata, request.filters.source_prefix)
     if not request.stream:
-        return await services.pipeline.ask(request.question, filters=filters)
-    encoded = _encoded(services.pipeline.stream(request.question, filters=filters))
-    return EventStream(await anext(encoded), encoded, seconds=services.settings.deadline_seconds + READING_SECONDS)
+        return await work.pipeline.ask(request.question, filters=filters, context=work.context)
+    encoded = _encoded(work.pipeline.stream(request.question, filters=filters, context=work.context))
+    return EventStream(await anext(encoded), encoded, seconds=work.settings.deadline_seconds + READING_SECONDS)
 
 
 async def _encoded(events: AsyncGenerator[Event]) -> AsyncGenerator[bytes]:
