@@ -1,6 +1,6 @@
 # Every command of the template; `make` lists them. CI and the docs call only these.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure bench-gateway soak-gateway bench-rag bench-ingest bench-scale bench-evals kill-ingest corpus-pdf clean
+.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure bench-gateway soak-gateway bench-rag bench-ingest bench-scale bench-evals kill-ingest conformance corpus-pdf clean
 
 # uv is used where it is installed, and installed into .uv/ where it is not; hooks find it on the PATH.
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
@@ -94,6 +94,9 @@ bench-evals: $(DEFAULT)/.venv/made ## Measure the evaluation harness against bar
 
 kill-ingest: $(DEFAULT)/.venv/made ## Kill an ingest of 2,000 documents at 20 random moments; minutes
 	@$(WITH_TOOLS) -m tools.kill_ingest
+
+conformance: $(DEFAULT)/.venv/made ## Run unmodified clients against a served app; DOC=docs/conformance.md takes the table
+	@$(WITH_TOOLS) $(CURDIR)/tests/conformance/run.py $(if $(DOC),'$(abspath $(DOC))')
 
 corpus-pdf: uv.lock ## Make the PDF articles of the corpus from tools/corpus_pdf
 	@$(RUN) python tools/make_corpus_pdf.py

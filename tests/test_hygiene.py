@@ -126,11 +126,11 @@ def code_lines(source: str) -> int:
 
 
 def test_generated_project_stays_small(default_project: BakedProject) -> None:
-    """The default project has at most 310 files beside the corpus, and `app/` at most 11,000 lines of code."""
+    """The default project has at most 450 files beside the corpus, and `app/` at most 15,500 lines of code."""
     files = [file.relative_to(default_project.path) for file in default_project.files()]
-    assert len([file for file in files if file.parts[0] != "corpus"]) <= 310
+    assert len([file for file in files if file.parts[0] != "corpus"]) <= 450
     sources = [default_project.read(str(file)) for file in files if file.parts[0] == "app" and file.suffix == ".py"]
-    assert sum(map(code_lines, sources)) <= 11_000
+    assert sum(map(code_lines, sources)) <= 15_500
 
 
 def test_the_harness_can_be_read_in_an_hour() -> None:

@@ -3,12 +3,17 @@
 ```
 AppError                        500
 |-- InvalidInput                400
+|   |-- InvalidParameter        400
+|   |-- KeyReused               422
 |   |-- UnsupportedDocument     415
 |   `-- DocumentTooLarge        413
 |-- InvalidApiKey               401
 |-- Forbidden                   403
 |-- NotFound                    404
+|   `-- ModelNotFound           404
 |-- Conflict                    409
+|   |-- StillRunning            409
+|   `-- TooLargeToKeep          409
 |-- ConfigurationError          500
 |-- NoDocuments                 409
 |-- IndexMismatch               409
@@ -42,6 +47,7 @@ class AppError(Exception):
     """Something went wrong inside the application."""
 
     status = 500
+    inside = False  # whether `message` is for a log or a terminal, and not for clients
 
     def __init__(self, detail: str = "") -> None:
         self.message = detail or self.sentence()
@@ -53,6 +59,11 @@ class AppError(Exception):
         return " ".join(inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].split())
 
     @property
+    def told(self) -> str:
+        """What a client is told."""
+        return self.sentence() if self.inside else self.message
+
+    @property
     def code(self) -> str:
         """The name that programs compare: `no_documents` for NoDocuments."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
@@ -62,6 +73,20 @@ class InvalidInput(AppError):
     """The request cannot be understood."""
 
     status = 400
+
+
+class InvalidParameter(InvalidInput):
+    """A parameter of the request is not what is taken here; `param` names it."""
+
+    def __init__(self, param: str | None = None, detail: str = "") -> None:
+        super().__init__(detail)
+        self.param = param
+
+
+class KeyReused(InvalidInput):
+    """This Idempotency-Key was used for another request."""
+
+    status = 422
 
 
 class UnsupportedDocument(InvalidInput):
@@ -82,6 +107,10 @@ class NotFound(AppError):
     status = 404
 
 
+class ModelNotFound(NotFound):
+    """There is no such model here: GET /v1/models lists them."""
+
+
 class InvalidApiKey(AppError):
     """This needs a valid API key: `Authorization: Bearer KEY`."""
 
@@ -100,8 +129,20 @@ class Conflict(AppError):
     status = 409
 
 
+class StillRunning(Conflict):
+    """The first request with this Idempotency-Key is still under way."""
+
+    retry_after = 1.0
+
+
+class TooLargeToKeep(Conflict):
+    """The request with this Idempotency-Key was done, and its answer is larger than what is kept."""
+
+
 class ConfigurationError(AppError):
     """A setting is missing or wrong."""
+
+    inside = True
 
 
 class NoDocuments(AppError):
@@ -164,6 +205,7 @@ class ProviderError(AppError):
     """
 
     status = 502
+    inside = True
 
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(detail)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self, get_args
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -17,7 +18,12 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfig
 from app.errors import ConfigurationError
 
 MILLION = 1_000_000
+SHORTEST_SECRET, FEWEST_SIGNS = 32, 8
+PLACEHOLDER = re.compile(r"(?i)change.?(?:me|this|it)|place.?holder|example|password|secret|your.?(?:key|own)|12345678")
+WELL_KNOWN = {"", "app", "admin", "changeme", "default", "example", "owner", "password", "postgres", "root", "secret"}
 ADDRESS = re.compile(r"_(?:API_BASE|BASE_URL|API_URL|ENDPOINT)(?:_URL)?$")
+
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")  # as a browser sends it
 
 
 class DeploymentSettings(BaseModel):
@@ -178,10 +184,47 @@ class Settings(BaseSettings):
     )
     upload_attempts: int = Field(3, ge=1, le=20, description="before a document is set aside")
 
+    @field_validator("api_key_secret")
+    @classmethod
+    def _hard_to_guess(cls, secret: SecretStr | None) -> SecretStr | None:
+        """Whoever knows it and reads the database can make keys."""
+        plain = secret.get_secret_value() if secret else ""
+        if secret and (len(plain) < SHORTEST_SECRET or len(set(plain)) < FEWEST_SIGNS or PLACEHOLDER.search(plain)):
+            raise ValueError(
+                f"it has to be {SHORTEST_SECRET} or more random characters, for example from `openssl rand -hex 32`"
+            )
+        return secret
+
     @model_validator(mode="after")
     def _safe_in_production(self) -> Self:
-        if self.environment == "production" and self.database_url is None:
+        if self.environment != "production":
+            return self
+        if self.database_url is None:
             raise ValueError("ENVIRONMENT=production needs DATABASE_URL: the built-in Postgres is for development")
+        if _well_known_password(self.database_url.get_secret_value()):
+            raise ValueError(
+                "ENVIRONMENT=production needs another password in DATABASE_URL: anybody would try this one"
+            )
+        if self.api_key_secret is None:
+            raise ValueError("ENVIRONMENT=production needs API_KEY_SECRET, for example from `openssl rand -hex 32`")
+        if self.log_level == "DEBUG":
+            raise ValueError("ENVIRONMENT=production needs another LOG_LEVEL: DEBUG shows what people ask")
+        return self
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """CORS_ORIGINS, taken apart."""
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @model_validator(mode="after")
+    def _origins_are_origins(self) -> Self:
+        for origin in self.allowed_origins:
+            if origin == "*" and self.environment == "development":
+                continue
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "CORS_ORIGINS takes origins like https://app.example.com, with commas; no * in production"
+                )
         return self
 
     @model_validator(mode="after")
@@ -189,6 +232,16 @@ class Settings(BaseSettings):
         if self.chunk_overlap >= self.chunk_characters:
             raise ValueError("CHUNK_OVERLAP has to be less than CHUNK_CHARACTERS")
         return self
+
+
+def _well_known_password(url: str) -> bool:
+    """Whether it is one that people write for the time being. None at all is another way to log in."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # that it is no URL is told where it is used
+        return False
+    given = [unquote(p) for p in (parts.password,) if p is not None] + parse_qs(parts.query).get("password", [])
+    return not {password.lower() for password in given}.isdisjoint(WELL_KNOWN | {unquote(parts.username or "").lower()})
 
 
 def load_settings(**overrides: object) -> Settings:

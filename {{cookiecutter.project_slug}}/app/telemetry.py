@@ -17,9 +17,8 @@ from app.settings import Settings
 
 def configure_logging(settings: Settings) -> None:
     """Set up structlog, and send what libraries log through the same door to standard error."""
-    known = secrets(settings)
-    if settings.database_url is not None:
-        known.append(settings.database_url.get_secret_value())
+    own = [secret for secret in (settings.database_url, settings.api_key_secret) if secret is not None]
+    known = [*secrets(settings), *(secret.get_secret_value() for secret in own)]
 
     def mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {name: _masked(value, known) for name, value in event.items()}

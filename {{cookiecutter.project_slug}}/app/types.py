@@ -6,13 +6,16 @@ This module knows nothing of databases, models or HTTP; every step knows this mo
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 DEFAULT_TENANT = "default"
 
 Fault = Literal["fabricated", "misattributed", "stitched"]
 Origin = Literal["file", "upload", "url", "stdin"]
+Rating = Literal["up", "down"]
 Use = Literal["cited", "read", "found"]
+Scope = Literal["chat", "documents:read", "documents:write"]
+SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 Message = dict[str, Any]
 """A chat message as providers take it: `{"role": ..., "content": text or a list of parts}`."""
 

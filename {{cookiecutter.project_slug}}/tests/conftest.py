@@ -1,6 +1,7 @@
 """What every test stands on: a real Postgres, real offline models, and no way out to the network."""
 
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
 from app.db.embedded import EmbeddedPostgres
 from app.db.engine import Database, connect, migrate
@@ -27,7 +29,14 @@ EVERY_TABLE = (
     *("documents", "index_stamps", "chunk_contexts", "answers", "inferences", "budget_accounts", "budget_reservations"),
     *("completions_cache", "semantic_cache", "semantic_cache_routes", "api_keys", "rate_buckets", "stream_leases"),
     *("idempotency_keys", "uploads", "conversations", "feedback"),
+    *("jobs.procrastinate_jobs", "jobs.procrastinate_workers", "jobs.procrastinate_periodic_defers"),
 )
+# The roles of a server belong to all its databases, and may be somebody else's.
+MAY_MAKE_ROLES = """
+    SELECT (rolsuper OR rolcreaterole) AND pg_has_role(to_regrole('app_tenant'), 'MEMBER WITH ADMIN OPTION')
+        AND pg_has_role(to_regrole('app_worker'), 'MEMBER WITH ADMIN OPTION')
+    FROM pg_roles WHERE rolname = current_user
+"""
 
 hypothesis_settings.register_profile("project", derandomize=True, database=None, deadline=None, max_examples=60)
 hypothesis_settings.load_profile("project")
@@ -64,18 +73,43 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-async def migrated_url(database_url: str) -> str:
-    """The URL of a database with this version's schema."""
+async def migrated_url(database_url: str) -> AsyncIterator[str]:
+    """The URL of a database with this version's schema, for a user that is neither its owner nor a superuser.
+
+    Where the user of TEST_DATABASE_URL may make no such user, it is that one's.
+    """
     await migrate(database_url)
-    return database_url
+    name, password = f"app_test_{secrets.token_hex(4)}", secrets.token_hex(16)
+    async with connect(database_url) as owner:
+        async with owner.engine.begin() as connection:
+            may_make_roles = await connection.scalar(text(MAY_MAKE_ROLES))
+            if may_make_roles:
+                await connection.execute(
+                    text(f"CREATE ROLE {name} LOGIN PASSWORD '{password}' NOSUPERUSER NOBYPASSRLS")
+                )
+                await connection.execute(text(f"GRANT app_tenant, app_worker TO {name}"))
+        theirs = make_url(database_url).set(username=name, password=password)
+        yield theirs.render_as_string(hide_password=False) if may_make_roles else database_url
+        if may_make_roles:
+            async with owner.engine.begin() as connection:
+                await connection.execute(text(f"DROP ROLE {name}"))
 
 
 @pytest.fixture
-async def database(migrated_url: str) -> AsyncIterator[Database]:
-    """An empty database."""
-    async with connect(migrated_url) as connected:
-        async with connected.engine.begin() as connection:  # no tenant may do this
+async def owner(database_url: str, migrated_url: str) -> AsyncIterator[Database]:
+    """The empty database for the user that made its tables: for what no application may do."""
+    assert migrated_url
+    async with connect(database_url) as connected:
+        async with connected.engine.begin() as connection:
             await connection.execute(text(f"TRUNCATE {', '.join(EVERY_TABLE)} CASCADE"))
+        yield connected
+
+
+@pytest.fixture
+async def database(owner: Database, migrated_url: str) -> AsyncIterator[Database]:
+    """The empty database, as the application has it: row policies hold."""
+    assert owner
+    async with connect(migrated_url) as connected:
         yield connected
 
 

@@ -1,7 +1,7 @@
 """What a request needs: the parts of the application, who asks, and pages of lists."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query, Request
@@ -12,6 +12,7 @@ from app.db.engine import Database
 from app.errors import InvalidApiKey
 from app.gateway.context import CallContext
 from app.gateway.gateway import Gateway
+from app.jobs.queue import Queue
 from app.rag.pipeline import Pipeline
 from app.settings import Settings
 
@@ -28,6 +29,7 @@ class Services:
     settings: Settings
     database: Database
     gateway: Gateway
+    queue: Queue
     models: str = "loading"
 
 
@@ -40,6 +42,7 @@ class Work:
     gateway: Gateway
     settings: Settings
     context: CallContext
+    queue: Queue
 
     @property
     def pipeline(self) -> Pipeline:
@@ -91,8 +94,9 @@ async def _work(request: Request, services: FromServices, caller: FromCaller) ->
     work: Work | None = getattr(request.state, "work", None)
     if work is None:
         context = services.gateway.context(tenant=caller.tenant, api_key_id=caller.key_id)
+        context = replace(context, request_id=request.state.request_id)
         database = services.database.for_tenant(caller.tenant)
-        work = request.state.work = Work(caller, database, services.gateway, services.settings, context)
+        work = request.state.work = Work(caller, database, services.gateway, services.settings, context, services.queue)
     return work
 
 

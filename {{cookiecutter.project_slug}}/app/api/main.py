@@ -11,25 +11,31 @@ from contextlib import asynccontextmanager, suppress
 from itertools import chain
 
 import structlog
-from fastapi import FastAPI, HTTPException
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from app.api import routes
 from app.api.deps import Services
 from app.api.disconnect import StopWhenClientLeaves
-from app.api.errors import add_error_handlers
-from app.api.security import Authenticate
+from app.api.errors import AnswerErrors, add_error_handlers
+from app.api.headers import ResponseHeaders
+from app.api.idempotency import Idempotency
+from app.api.limits import RateLimits, one_stream
+from app.api.openapi import describe, operation_id
+from app.api.overload import BodyLimit, Capacity, TimeLimit
+from app.api.security import Authenticate, check_safe
+from app.api.stopping import Stopping
 from app.db.engine import open_database
 from app.errors import ConfigurationError
 from app.gateway import litellm_adapter
 from app.gateway.deployments import price_unknown, resolve
 from app.gateway.gateway import open_gateway, warm
+from app.jobs.queue import open_queue
+from app.jobs.worker import working
 from app.settings import Settings, load_settings
 from app.telemetry import configure_logging
 
 log = structlog.get_logger(__name__)
-MULTIPART_OVERHEAD = 100_000
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -45,10 +51,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_database(settings) as database, open_gateway(settings, database) as gateway:
-            services = app.state.services = Services(settings, database, gateway)
+        async with (
+            open_database(settings) as database,
+            open_gateway(settings, database) as gateway,
+            open_queue(database) as queue,
+            working(database, gateway, settings, queue, concurrency=settings.worker_concurrency) as stop_working,
+        ):
+            await check_safe(settings, database)
+            app.state.stopping.at_begin(stop_working)
+            services = app.state.services = Services(settings, database, gateway, queue)
             warming = asyncio.create_task(_warm(services))
             yield
+            await app.state.stopping.idle()
             warming.cancel()
             with suppress(asyncio.CancelledError):
                 await warming
@@ -57,41 +71,41 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title=settings.app_name,
         version="0.1.0",
         lifespan=lifespan,
+        dependencies=[Depends(one_stream)],
+        docs_url=None,  # these pages come from another host
+        redoc_url=None,
+        generate_unique_id_function=operation_id,
+        form_limits={"max_fields": 10, "max_files": 1, "max_part_size": 64_000},
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.add_middleware(Authenticate)
-    app.add_middleware(BodyLimit, most_bytes=settings.max_document_bytes + MULTIPART_OVERHEAD)
-    app.add_middleware(StopWhenClientLeaves)
+    app.state.stopping = Stopping()
+    _add_middleware(app, settings, app.state.stopping)
     add_error_handlers(app)
     for module in pkgutil.iter_modules(routes.__path__):
         app.include_router(importlib.import_module(f"{routes.__name__}.{module.name}").router)
+    describe(app)
     return app
 
 
-class BodyLimit:
-    """Refuses a larger body in the shape of every error; FastAPI's own limit answers in plain text."""
-
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
-        self._app = app
-        self._most_bytes = most_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and count what arrives, unless the announced length is too much already."""
-        length = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
-        announced, read = int(length) if length.isdecimal() else 0, 0
-        too_large = HTTPException(413, f"the request has more than {self._most_bytes:,} bytes")
-
-        async def limited() -> Message:
-            nonlocal read
-            if announced > self._most_bytes:
-                raise too_large
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._most_bytes:
-                raise too_large
-            return message
-
-        await self._app(scope, limited, send)
+def _add_middleware(app: FastAPI, settings: Settings, stopping: Stopping) -> None:
+    """The innermost first: each stands around those before it."""
+    app.add_middleware(Idempotency, settings=settings)
+    app.add_middleware(RateLimits)
+    app.add_middleware(Authenticate)
+    app.add_middleware(TimeLimit, settings=settings, stopping=stopping)
+    app.add_middleware(StopWhenClientLeaves)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(Capacity, settings=settings, stopping=stopping)
+    app.add_middleware(AnswerErrors)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After", "Idempotent-Replayed", "Location"],
+        )
+    app.add_middleware(ResponseHeaders, production=settings.environment == "production")
 
 
 async def _warm(services: Services) -> None:

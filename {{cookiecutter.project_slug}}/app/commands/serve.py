@@ -19,18 +19,20 @@ def serve(
     host: Annotated[str | None, typer.Option(help="HOST by default.")] = None,
     port: Annotated[int | None, typer.Option(help="PORT by default.", min=0, max=65_535)] = None,
 ) -> None:
-    """Serve the HTTP API; its documentation is at /docs."""
-    import uvicorn  # noqa: PLC0415  # only here
-
-    from app.api.main import create_app  # noqa: PLC0415  # only here
+    """Serve the HTTP API and the chat page, until Ctrl-C or SIGTERM."""
+    from app.api.serving import serve as run  # noqa: PLC0415  # only here
 
     settings = start()
-    roles, app = resolve(settings), create_app(settings)
-    host, port = host or settings.host, settings.port if port is None else port
-    err.print(f"http://{host}:{port}/docs", soft_wrap=True)
-    for role, deployments in roles.items():
-        err.print(escape(f"  {role}: {', then '.join(map(_named, deployments))}"), soft_wrap=True, highlight=False)
-    uvicorn.run(app, host=host, port=port, log_config=None, timeout_graceful_shutdown=20)
+    given = {"host": host, "port": port}
+    settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+    roles = resolve(settings)
+
+    def announce(url: str) -> None:
+        err.print(f"{url}/ (the API is described by {url}/openapi.json)", soft_wrap=True, highlight=False)
+        for role, deployments in roles.items():
+            err.print(escape(f"  {role}: {', then '.join(map(_named, deployments))}"), soft_wrap=True, highlight=False)
+
+    asyncio.run(run(settings, announce))
 
 
 @cli.command(rich_help_panel="Operation")

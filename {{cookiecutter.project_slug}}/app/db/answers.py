@@ -5,14 +5,20 @@ Knows nothing of how they are made.
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from sqlalchemy import insert, select, text
+from pydantic import TypeAdapter
+from sqlalchemy import RowMapping, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.tables import answers
-from app.types import Answer, Passage
+from app.db.conversations import take_answer
+from app.db.tables import answers, documents, feedback
+from app.errors import NotFound
+from app.types import Answer, Passage, Rating, Turn, Usage
 
+MOST_TURNS = 50  # that a question is read with; HISTORY_TOKENS is used up before
+MOST_ANSWERS = 100  # that are shown of a conversation
+ROW = answers.c
+NEWEST = ROW.created_at.desc(), ROW.id.desc()
 LARGEST_DOCUMENT = 500_000  # bytes; whose headings are looked for: about 0.1 s for each document that is cited
 # In the lines of a chunk after the first: a `#`, or a line that underlines.
 MAY_BE_HEADING = r"\n([^\n]*#| {0,3}(=+|-+)[ \t]*(\n|$))"
@@ -37,6 +43,16 @@ STORED = text("""
         WITH ORDINALITY AS asked (source, chunk, start, stop, n)
     JOIN documents d ON d.tenant = :tenant AND d.source = asked.source
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class RatedAnswer(Answer):
+    """An answer, and what its owner thought of it."""
+
+    feedback: Rating | None = None
+
+
+AnyRated = TypeAdapter[RatedAnswer](RatedAnswer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +93,14 @@ async def read_stored(
 
 
 async def save_answer(connection: AsyncConnection, tenant: str, answer: Answer, owner: str = "") -> None:
-    """Store the answer as it was given."""
+    """Store the answer as it was given, in its conversation if it has one.
+
+    Raises:
+        NotFound: its conversation is not there any more.
+
+    """
+    if answer.conversation_id is not None:
+        await take_answer(connection, tenant, owner, answer.conversation_id, answer.question)
     row = asdict(answer)
     usage = row.pop("usage")
     row |= {
@@ -87,11 +110,48 @@ async def save_answer(connection: AsyncConnection, tenant: str, answer: Answer, 
         "output_tokens": usage["output_tokens"],
         "usage_estimated": usage["estimated"],
     }
-    await connection.execute(insert(answers).values(row))
+    await connection.execute(insert(answers).values(row | {"created_at": func.clock_timestamp()}))
 
 
-async def read_answer(connection: AsyncConnection, tenant: str, answer_id: str) -> dict[str, Any] | None:
-    """The stored row as a dictionary; None where there is none."""
-    query = select(answers).where(answers.c.tenant == tenant, answers.c.id == answer_id)
+async def read_answer(connection: AsyncConnection, tenant: str, owner: str, answer_id: str) -> Answer:
+    """One of the owner's answers, as it was given.
+
+    Raises:
+        NotFound: it is not there, or somebody else's.
+
+    """
+    query = select(answers).where(ROW.tenant == tenant, ROW.owner == owner, ROW.id == answer_id)
     row = (await connection.execute(query)).mappings().one_or_none()
-    return dict(row) if row else None
+    if row is None:
+        raise NotFound(f"there is no answer {answer_id}")
+    return answer_of(row)
+
+
+async def read_turns(connection: AsyncConnection, tenant: str, conversation_id: str) -> list[Turn]:
+    """The newest turns of a conversation, oldest first."""
+    query = select(ROW.question, ROW.text).where(ROW.tenant == tenant, ROW.conversation_id == conversation_id)
+    newest = await connection.execute(query.order_by(*NEWEST).limit(MOST_TURNS))
+    return [Turn(*row) for row in reversed(newest.all())]
+
+
+async def read_rated(connection: AsyncConnection, tenant: str, owner: str, conversation_id: str) -> list[RatedAnswer]:
+    """The newest MOST_ANSWERS of a conversation, oldest first, with what the owner thought of them."""
+    mine = (feedback.c.answer_id == ROW.id) & (feedback.c.owner == owner)
+    query = select(answers, feedback.c.rating.label("feedback")).outerjoin(feedback, mine)
+    query = query.where(ROW.tenant == tenant, ROW.owner == owner, ROW.conversation_id == conversation_id)
+    newest = await connection.execute(query.order_by(*NEWEST).limit(MOST_ANSWERS))
+    return [answer_of(row) for row in reversed(newest.mappings().all())]
+
+
+def answer_of(row: RowMapping) -> RatedAnswer:
+    """A row of `answers` as the answer that it was, but that cached tokens are not kept."""
+    usage = Usage(row["input_tokens"], row["output_tokens"], estimated=row["usage_estimated"])
+    return AnyRated.validate_python(dict(row) | {"usage": usage})
+
+
+async def read_span(connection: AsyncConnection, tenant: str, source: str, start: int, end: int) -> str | None:
+    """Characters `start` to `end` of a document's text as it is now; None where the document is gone."""
+    span = func.substr(documents.c.text, start + 1, end - start)
+    query = select(span).where(documents.c.tenant == tenant, documents.c.source == source)
+    found: str | None = await connection.scalar(query)
+    return found

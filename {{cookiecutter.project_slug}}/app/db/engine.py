@@ -71,12 +71,15 @@ class Database:
                 yield connection
 
     async def is_migrated(self) -> bool:
-        """Whether the schema is the one this version of the code was written for."""
+        """Whether the schema is the one this version of the code was written for, or a newer one's.
+
+        While a new version is rolled out the old one goes on answering.
+        """
         with lost_connections():
             async with self.engine.begin() as connection:  # before the first migration there is no role to take on
                 known = await connection.scalar(text("SELECT to_regclass('alembic_version')"))
                 current = known and await connection.scalar(text("SELECT version_num FROM alembic_version"))
-        return bool(current == _newest_revision())
+        return bool(current and current >= _newest_revision())
 
 
 @asynccontextmanager

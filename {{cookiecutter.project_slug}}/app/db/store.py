@@ -9,8 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Text, any_, delete, literal, select, text
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, Text, any_, delete, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.stamps import hold_writers
@@ -201,10 +202,29 @@ async def clear(connection: AsyncConnection, tenant: str) -> None:
 
 async def list_documents(connection: AsyncConnection, tenant: str) -> list[StoredDocument]:
     """All documents of the tenant, by source."""
+    rows = await connection.execute(_stored(tenant).order_by(documents.c.source))
+    return [StoredDocument(*values) for values in rows]
+
+
+async def page_of_documents(
+    connection: AsyncConnection, tenant: str, *, limit: int, before: int | None = None
+) -> list[StoredDocument]:
+    """Some of them, the newest first, from the one before this id on; it need not be there any more."""
+    query = _stored(tenant) if before is None else _stored(tenant).where(documents.c.id < before)
+    rows = await connection.execute(query.order_by(documents.c.id.desc()).limit(limit))
+    return [StoredDocument(*values) for values in rows]
+
+
+async def read_document(connection: AsyncConnection, tenant: str, document_id: int) -> StoredDocument | None:
+    """One of them; None where there is none."""
+    row = (await connection.execute(_stored(tenant).where(documents.c.id == document_id))).one_or_none()
+    return None if row is None else StoredDocument(*row)
+
+
+def _stored(tenant: str) -> Select[Any]:
     row = documents.c
     columns = (row.id, row.source, row.title, row.media_type, row.origin, row.metadata, row.chunk_count, row.created_at)
-    rows = await connection.execute(select(*columns).where(row.tenant == tenant).order_by(row.source))
-    return [StoredDocument(*values) for values in rows]
+    return select(*columns).where(row.tenant == tenant)
 
 
 async def read_texts(connection: AsyncConnection, tenant: str) -> dict[str, str]:

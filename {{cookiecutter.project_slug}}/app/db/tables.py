@@ -204,8 +204,7 @@ rate_buckets = Table(
     Column("scope", Text, primary_key=True, comment="tenant:NAME or key:ID"),
     Column("kind", Text, primary_key=True),
     *_required(Text, "tenant"),
-    Column("level", Double, nullable=False, comment="what is in the bucket at updated_at; it leaks"),
-    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("empty_at", DateTime(timezone=True), nullable=False, comment="once what is in it has leaked"),
 )
 
 stream_leases = Table(

@@ -21,8 +21,9 @@ from app.gateway.failures import Failure
 from app.gateway.prices import Facts
 from app.gateway.provider_errors import translated
 from app.gateway.replies import Piece, Said, embedded, finish_of, refusal
+from app.gateway.shortcut import shortened
 from app.settings import forget_addresses
-from app.types import Completion, Embeddings, Message, Usage
+from app.types import Completion, Embeddings, Message, TextDelta, Usage
 
 # The gateway's own timers end every call; litellm's must not be first.
 OUTLASTS_SECONDS = 3_600
@@ -106,7 +107,11 @@ async def stream(
     said = Said()
     with translated(deployment):
         async with _closing(await _completion(litellm, deployment, messages, parameters)) as events:
-            async for event in events:
+            async for event in shortened(events):
+                if isinstance(event, str):
+                    said.text += event
+                    yield TextDelta(event)
+                    continue
                 for piece in [p for choice in event.choices if choice.index == 0 for p in said.hear(choice.delta)]:
                     yield piece
             # litellm invents a finish where the connection was cut, and a usage where none was counted; these

@@ -51,11 +51,18 @@ def handler(litellm: Any) -> Any:  # noqa: ANN401  # litellm ships no types, and
 
 def _extract(call: dict[str, Any]) -> str:
     parameters = call["optional_params"]
-    return offline.extract(call["messages"], abstain_below=parameters["abstain_below"])
+    messages = [message | {"content": _text(message)} for message in call["messages"]]
+    return offline.extract(messages, abstain_below=parameters["abstain_below"])
+
+
+def _text(message: Message) -> str:
+    """What stands in it as text: parts are joined, and a message that only calls tools says nothing."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
 
 
 def _counts(messages: list[Message], text: str) -> dict[str, int]:
     """The offline model's tokens are words."""
-    asked = sum(len(message["content"].split()) for message in messages)
+    asked = sum(len(_text(message).split()) for message in messages)
     said = len(text.split())
     return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 MASK = "[redacted]"
-KEY_SHAPES = re.compile(r"(?i)\b(?:sk|pk|key|xox[bp]|gh[pousr])[-_][A-Za-z0-9_\-]{12,}|\bBearer\s+\S+|\bAIza[\w-]{20,}")
+KEY_SHAPES = re.compile(
+    r"(?i)\b(?:sk|pk|key|xox[bp]|gh[pousr])[-_][A-Za-z0-9_\-]{12,}|\bBearer\s+\S+|\bAIza[\w-]{20,}"
+    r"|(?<=\baiapp_[0-9a-f]{16}\.)[\w-]+"  # the secret of this application's own; its id may be told
+)
 
 
 # Shorter ones stand in ordinary words, and would mask those.

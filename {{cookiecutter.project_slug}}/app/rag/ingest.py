@@ -37,19 +37,23 @@ USUAL = Options()
 
 
 class Ingester:
-    """Brings one tenant's documents up to date. Leaving it ends the processes that read."""
+    """Brings one tenant's documents up to date. Leaving it ends the processes that read, unless they are shared."""
 
-    def __init__(self, database: Database, gateway: Gateway, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, gateway: Gateway, settings: Settings, parser: Parser | None = None
+    ) -> None:
         self._parts = (database, gateway, settings)
         self._database = database
         self._settings = settings
-        self._parser = Parser(settings)
+        self._parser = parser or Parser(settings)
+        self._owns_parser = parser is None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._parser.aclose()
+        if self._owns_parser:
+            await self._parser.aclose()
 
     async def ingest(
         self, data: bytes, *, source: str, origin: Origin = "upload", options: Options = USUAL

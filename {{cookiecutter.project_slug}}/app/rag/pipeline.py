@@ -23,6 +23,7 @@ from app.rag.asking import checked_filter, checked_question
 from app.rag.citations import CitationReader
 from app.rag.citations import Event as CitationEvent
 from app.rag.evidence import Evidence, read_evidence
+from app.rag.followup import stand_alone
 from app.rag.reading import fitting
 from app.rag.retrieval import Retriever
 from app.rag.reuse import Lookup, Reuse
@@ -86,6 +87,7 @@ class Pipeline:
         Raises:
             InvalidInput: the question is empty or too long, or a filter is none.
             NoDocuments: nothing has been ingested.
+            NotFound: the conversation in `place` is not there any more.
             ProviderError: the model failed.
 
         """
@@ -138,24 +140,26 @@ class Pipeline:
     ) -> _Asked | Answer:
         """Everything up to the model's call; an answer, where one was given before or nothing is there to read."""
         began, context = time.monotonic(), context or self._gateway.context(tenant=self._database.tenant)
-        question, filters = checked_question(question, self._settings), checked_filter(filters)
-        lookup = await self._reuse.look(question, context, filters)
+        gateway, settings = self._gateway, self._settings
+        question, filters = checked_question(question, settings), checked_filter(filters)
+        standalone = await stand_alone(question, history, gateway=gateway, settings=settings, context=context)
+        lookup = await self._reuse.look(standalone, context, filters)
         if lookup and lookup.found:
-            found_before = replace(lookup.found, latency_ms=_milliseconds(began), conversation_id=place.conversation_id)
-            return await self._stored(found_before, place)
-        found = await self._retriever.retrieve(question, context, lookup.vector if lookup else None, filters=filters)
-        read = await fitting(found, self._messages(question, ()), gateway=self._gateway, settings=self._settings)
+            again = replace(lookup.found, question=question, conversation_id=place.conversation_id)
+            return await self._stored(replace(again, latency_ms=_milliseconds(began)), place)
+        found = await self._retriever.retrieve(standalone, context, lookup.vector if lookup else None, filters=filters)
+        read = await fitting(found, self._messages(standalone, ()), gateway=gateway, settings=settings)
         evidence = (await read_evidence(self._database, read)).standing()
         asked = _Asked(
             began=began,
             context=context,
             lookup=lookup,
             question=question,
-            standalone=" ".join([*(turn.question for turn in history), question]),
+            standalone=standalone,
             place=place,
             evidence=evidence,
             left_out=tuple(found[len(read) :]),
-            messages=self._messages(question, evidence.passages),
+            messages=self._messages(standalone, evidence.passages),
             reader=self._reader(evidence),
         )
         return asked if evidence.passages else await self._finish(asked, NOBODY_ASKED)

@@ -47,7 +47,10 @@ class Reuse:
         self._cache = SemanticCache(database, settings)
 
     async def look(self, question: str, context: CallContext, filters: Filter | None = None) -> Lookup | None:
-        """The nearest answer, if it is near enough; None where the route does not use the cache."""
+        """The nearest answer, if it is near enough; None where the route does not use the cache.
+
+        `question` stands alone: what one conversation means by "and in winter?" is another question in the next.
+        """
         if not await self._cache.is_on(ROUTE):
             return None
         [vector] = await self._gateway.embed([question], context=context)
@@ -57,11 +60,12 @@ class Reuse:
             return Lookup(vector, scope, None)
         old = AnyAnswer.validate_python(payload)
         self._gateway.reused(context, old.cost_nanousd)
-        notice = f"{old.notice} First given to the question: {old.question}".strip()
+        notice = f"{old.notice} First given to the question: {old.standalone}".strip()
         again = replace(
             old,
             id=str(uuid.uuid4()),
             question=question,
+            standalone=question,
             notice=notice,
             usage=Usage(),
             cost_nanousd=context.cost_nanousd,
@@ -72,7 +76,7 @@ class Reuse:
         """Keep an answer for those who ask the same later; an abstention is none."""
         if not answer.abstained:
             payload = AnyAnswer.dump_python(answer, mode="json")
-            await self._cache.keep(ROUTE, lookup.scope, answer.question, lookup.vector, payload)
+            await self._cache.keep(ROUTE, lookup.scope, answer.standalone, lookup.vector, payload)
 
     async def _scope(self, filters: Filter | None) -> list[Any]:
         """Everything besides the question that an answer depends on; a changed document changes it."""

@@ -20,6 +20,7 @@ from tests.provider import CutStream, Provider, RateLimited, Rejected
 
 PATIENCE_SECONDS = 20
 LIMIT = 20_000
+OPEN = {"queued", "running"}
 FORM_START = b'--x\r\nContent-Disposition: form-data; name="file"; filename="large.md"\r\n\r\n'
 QUESTION = {"question": "What does k1 do in BM25?"}
 BM25 = PROJECT / "corpus" / "bm25.md"
@@ -33,7 +34,7 @@ async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://app.test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         yield client
 
@@ -47,8 +48,13 @@ async def client(settings: Settings, database: Database) -> AsyncIterator[httpx.
 
 
 async def upload(client: httpx.AsyncClient, name: str, data: bytes) -> httpx.Response:
-    """Send a file as a form does."""
-    return await client.post("/v1/documents", files={"file": (name, data)})
+    """Send a file as a form does; when it was taken, give the upload as it is in the end."""
+    response = await client.post("/v1/documents", files={"file": (name, data)})
+    if response.status_code == 202:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (response := await client.get(f"/v1/uploads/{response.json()['id']}")).json()["status"] in OPEN:
+                pass
+    return response
 
 
 async def stored(client: httpx.AsyncClient) -> list[dict[str, Any]]:
@@ -177,16 +183,16 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(settings: Settings,
     assert (last, data["error"]["code"], data["error"]["type"]) == ("error", "answer_cut", "server_error")
 
 
-async def test_an_unforeseen_error_is_told_without_details(client: httpx.AsyncClient, database: Database) -> None:
+async def test_an_unforeseen_error_is_told_without_details(client: httpx.AsyncClient, owner: Database) -> None:
     """An answer that could not be stored is no answer: the response or the last event says so."""
     await upload(client, BM25.name, BM25.read_bytes())
-    async with database.engine.begin() as connection:
+    async with owner.engine.begin() as connection:
         await connection.execute(text("ALTER TABLE answers ADD CONSTRAINT none_at_all CHECK (false) NOT VALID"))
     try:
         events = events_of(await client.post("/v1/ask", json=QUESTION | {"stream": True}))
         whole = await client.post("/v1/ask", json=QUESTION)
     finally:
-        async with database.engine.begin() as connection:
+        async with owner.engine.begin() as connection:
             await connection.execute(text("ALTER TABLE answers DROP CONSTRAINT none_at_all"))
     assert (events[0][0], events[-1][0]) == ("delta", "error")
     assert events[-1][1]["error"]["code"] == "internal_error"
@@ -271,18 +277,21 @@ async def test_a_wrong_address_has_the_shape_of_every_error(
 async def test_a_document_is_uploaded_listed_and_deleted(client: httpx.AsyncClient, file: Any) -> None:
     """Each kind is stored once, shown with its chunks, and gone after its deletion."""
     added, again = [await upload(client, file.name, file.read_bytes()) for _ in range(2)]
-    assert (added.status_code, added.json()["status"], again.json()["status"]) == (201, "added", "unchanged")
+    assert [upload.json()["outcome"] for upload in (added, again)] == ["added", "unchanged"]
     [document] = await stored(client)
+    assert (await client.get(f"/v1/documents/{document['id']}")).json() == document
     assert (document["source"], document["chunks"]) == (f"upload/{file.name}", added.json()["chunks"])
     assert document["title"]
     assert (await client.delete(f"/v1/documents/{document['id']}")).status_code == 204
     assert await stored(client) == []
+    error_of(await client.get(f"/v1/documents/{document['id']}"), 404)
+    assert (await client.get(f"/v1/uploads/{added.json()['id']}")).json() == added.json()
 
 
 async def test_the_same_name_again_replaces_the_document(client: httpx.AsyncClient) -> None:
     """A new version takes the place of the old one."""
-    for version, status in ((b"# First\n\nOne.", "added"), (b"# Second\n\nTwo.", "changed")):
-        assert (await upload(client, "note.md", version)).json()["status"] == status
+    for version, outcome in ((b"# First\n\nOne.", "added"), (b"# Second\n\nTwo.", "changed")):
+        assert (await upload(client, "note.md", version)).json()["outcome"] == outcome
     assert [(d["source"], d["title"]) for d in await stored(client)] == [("upload/note.md", "Second")]
 
 
@@ -295,19 +304,32 @@ async def test_only_the_last_part_of_a_name_is_kept(client: httpx.AsyncClient, n
 @pytest.mark.parametrize(
     ("name", "data", "status", "code"),
     [
-        ("empty.md", b"", 415, "unsupported_document"),
-        ("blank.txt", b" \n ", 415, "unsupported_document"),
-        ("picture.png", b"\x89PNG\r\n\x1a\n\0\0\0", 415, "unsupported_document"),
-        ("broken.pdf", b"%PDF-1.7\nbroken", 415, "unsupported_document"),
         ("large.md", b"x" * (LIMIT + 1), 413, "document_too_large"),
         ("/", b"# Note", 400, "invalid_input"),
+        ("next\x85line.md", b"# Note", 400, "invalid_input"),
+        ("long" * 600 + ".md", b"# Note", 400, "invalid_input"),
     ],
 )
-async def test_a_file_that_cannot_be_read_is_refused_and_leaves_nothing(
+async def test_a_file_that_nobody_could_store_is_refused_and_leaves_nothing(
     client: httpx.AsyncClient, name: str, data: bytes, status: int, code: str
 ) -> None:
-    """The refusal says why, and the list stays as it was."""
+    """The refusal says why, and there is no upload."""
     assert error_of(await upload(client, name, data), status)["code"] == code
+    assert (await client.get("/v1/uploads")).json()["data"] == []
+
+
+async def test_a_file_that_cannot_be_read_fails_at_once_with_the_reason(client: httpx.AsyncClient) -> None:
+    """Another try would not help, and the list of documents stays as it was."""
+    broken = {
+        "empty.md": b"",
+        "blank.txt": b" \n ",
+        "picture.png": b"\x89PNG\r\n\x1a\n\0\0\0",
+        "broken.pdf": b"%PDF-1.7\nbroken",
+    }
+    for name, data in broken.items():
+        failed = (await upload(client, name, data)).json()
+        assert (failed["status"], failed["attempts"], failed["error"]["code"]) == ("failed", 1, "unsupported_document")
+        assert name in failed["error"]["message"]
     assert await stored(client) == []
 
 
@@ -339,7 +361,7 @@ async def test_an_upload_without_a_file_names_the_field(
     assert error_of(await client.post("/v1/documents", **form), 422)["param"] == param
 
 
-@pytest.mark.parametrize(("document", "status"), [("1", 404), ("-1", 404), (str(2**64), 404), ("first", 422)])
+@pytest.mark.parametrize(("document", "status"), [("1", 404), ("-1", 404), (str(2**64), 404), ("first", 404)])
 async def test_deleting_what_is_not_there_is_an_error(client: httpx.AsyncClient, document: str, status: int) -> None:
     """An unknown number is not found, and a word is no number."""
     error_of(await client.delete(f"/v1/documents/{document}"), status)

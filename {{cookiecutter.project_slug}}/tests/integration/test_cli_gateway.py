@@ -130,7 +130,7 @@ def write(url: str, *inferences: Inference) -> None:
     """Put calls into the ledger."""
 
     async def written() -> None:
-        async with connect(url) as database, database.transaction() as connection:
+        async with connect(url) as database, database.across_tenants() as connection:
             await ledger.write(connection, inferences)
 
     asyncio.run(written())

@@ -227,7 +227,7 @@ async def test_the_ledger_says_for_whom_it_was(provider: Provider, database: Dat
     async with open_gateway(settings, database) as gateway:
         theirs = database.for_tenant("other")
         await add_contexts(document, chunks, database=theirs, gateway=gateway, settings=settings)
-    async with database.transaction() as connection:
+    async with database.across_tenants() as connection:
         assert (await connection.scalars(select(inferences.c.tenant))).all() == ["other"]
 
 

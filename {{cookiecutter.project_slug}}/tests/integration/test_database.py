@@ -17,7 +17,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, event, inspect, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -155,6 +155,66 @@ async def test_documents_outlive_the_migration_to_row_level_security(empty_url: 
         assert await stored(database) == before
 
 
+# Calls as version 0004 had them: of two tenants, with budgets of each, of a key that made one of them, and of another.
+OLD_CALLS = """
+    INSERT INTO inferences (id, request_id, tenant, api_key_id, role, outcome, cached, started_at, duration_ms)
+        SELECT gen_random_uuid(), '', tenant, key, 'chat', 'ok', '', now(), 1
+        FROM (VALUES ('default', ''), ('other', 'k1')) AS calls(tenant, key);
+    INSERT INTO attempts (inference_id, number, model, outcome, detail, partial, estimated, input_tokens,
+        output_tokens, cached_tokens, started_at, duration_ms)
+        SELECT id, 1, tenant, 'ok', '', false, false, 0, 0, 0, now(), 1 FROM inferences;
+    INSERT INTO budget_accounts (scope, day, spent_nanousd)
+        SELECT scope, '2026-11-20', 7 FROM unnest(ARRAY['tenant:other', 'key:k1', 'key:k2']) AS s(scope);
+    INSERT INTO budget_reservations (scope, id, day, amount_nanousd, expires_at)
+        SELECT scope, gen_random_uuid(), day, 3, now() FROM budget_accounts;
+    INSERT INTO answers (id, tenant, question, text, abstained, model, prompt_hash, input_tokens, output_tokens,
+        usage_estimated, latency_ms, citations, rejected, passages)
+        SELECT id, tenant, 'old', '', false, '', '', 0, 0, false, 0, '[]', '[]', '[]' FROM inferences;
+    INSERT INTO completions_cache (key, tenant, completion) SELECT tenant, tenant, 'x' FROM inferences
+"""
+OF_CALLS = ("inferences", "attempts", "budget_accounts", "budget_reservations", "answers", "completions_cache")
+NEW_DATA = """
+    INSERT INTO conversations (id, tenant, owner, title) VALUES (gen_random_uuid(), 'other', 'me', 'old');
+    UPDATE answers SET owner = 'me', conversation_id = (SELECT id FROM conversations) WHERE tenant = 'other';
+    INSERT INTO feedback (id, tenant, owner, answer_id, rating) SELECT id, tenant, 'me', id, 'up' FROM answers;
+    SET LOCAL search_path TO jobs;
+    INSERT INTO procrastinate_jobs (queue_name, task_name) VALUES ('default', 'ingest')
+"""
+
+
+async def test_calls_outlive_the_migration_that_gives_every_row_a_tenant(empty_url: str) -> None:
+    """Attempts and budgets belong to whom their call did, answers stay; on the way back only what is new goes."""
+
+    async def stored(database: Database) -> dict[str, list[str]]:
+        async with database.engine.begin() as connection:
+            rows = {table: await connection.scalars(text(f"SELECT t::text FROM {table} t")) for table in OF_CALLS}
+            return {table: sorted(found) for table, found in rows.items()}
+
+    await asyncio.to_thread(move, empty_url, "0004", command.upgrade)
+    async with connect(empty_url) as database:
+        async with database.engine.begin() as connection:
+            await connection.exec_driver_sql(OLD_CALLS)
+        before = await stored(database)
+        await migrate(empty_url)
+        async with database.across_tenants() as connection:
+            models = await connection.execute(text("SELECT tenant, model FROM attempts"))
+            assert sorted(map(tuple, models)) == [("default", "default"), ("other", "other")]
+            for table in ("budget_accounts", "budget_reservations"):
+                whose = await connection.execute(text(f"SELECT scope, tenant FROM {table}"))
+                assert dict(map(tuple, whose)) == {"tenant:other": "other", "key:k1": "other", "key:k2": "default"}
+        async with database.transaction() as connection:
+            for table in OF_CALLS:
+                assert set(await connection.scalars(text(f"SELECT tenant FROM {table}"))) == {"default"}
+        async with database.engine.begin() as connection:
+            await connection.exec_driver_sql(NEW_DATA)
+        await asyncio.to_thread(move, empty_url, "0004")
+        assert await stored(database) == before
+        async with database.engine.begin() as connection:
+            assert await connection.scalar(text("SELECT to_regnamespace('jobs') IS NULL"))
+            assert not {"api_keys", "conversations", "feedback", "uploads"} & await connection.run_sync(tables)
+        await migrate(empty_url)
+
+
 async def store_vectors(database: Database) -> None:
     """A document of four chunks, with vectors of three numbers."""
     async with database.transaction() as connection:
@@ -194,46 +254,40 @@ async def test_verify_reads_texts_by_their_size(database: Database, monkeypatch:
     assert peak < 9 * size
 
 
-async def test_many_vectors_get_an_index_and_the_tables_are_tended(database: Database) -> None:
+async def test_many_vectors_get_an_index_and_the_tables_are_tended(owner: Database) -> None:
     """Where a tenant has many vectors of a length they are indexed; one that was left half done is made anew."""
     name = "embeddings_hnsw_3"
     is_valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
-    await store_vectors(database)
-    async with database.engine.begin() as connection:
+    await store_vectors(owner)
+    async with owner.engine.begin() as connection:
         await connection.execute(text("CHECKPOINT"))  # or, without a flush, no row is known to be committed
         await connection.execute(text("SELECT FROM embeddings"))  # notes it: what commits next may be in its group
-    async with database.engine.connect() as plain:
+    async with owner.engine.connect() as plain:
         connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
-        await tend(database, index_from=5)
+        await tend(owner, index_from=5)
         assert await connection.scalar(is_valid, {"name": name}) is None
         assert await connection.scalar(text("SELECT relallvisible FROM pg_class WHERE relname = 'embeddings'"))
-        await tend(database, index_from=4)
+        await tend(owner, index_from=4)
         assert await connection.scalar(is_valid, {"name": name}) is True
         unfinished = text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(:name)")
         await connection.execute(unfinished, {"name": name})
-        await tend(database, index_from=4)
+        await tend(owner, index_from=4)
         assert await connection.scalar(is_valid, {"name": name}) is True
         made = await connection.scalar(text("SELECT CAST(to_regclass(:name) AS oid)"), {"name": name})
-        await tend(database, index_from=4)
+        await tend(owner, index_from=4)
         assert await connection.scalar(text("SELECT CAST(to_regclass(:name) AS oid)"), {"name": name}) == made
-        async with database.engine.begin() as another:
+        async with owner.engine.begin() as another:
             await another.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:n, 2))"), {"n": name})
             await connection.execute(unfinished, {"name": name})
-            await tend(database, index_from=4)
+            await tend(owner, index_from=4)
             assert await connection.scalar(is_valid, {"name": name}) is False, "another process was at it"
         await connection.execute(text(f"DROP INDEX {name}"))
 
 
 async def test_who_may_not_tend_the_tables_does_no_harm(database: Database) -> None:
-    """Where the user is not the owner there is no index, and nothing is raised."""
+    """The application is not the owner: it makes no index, and nothing is raised."""
     await store_vectors(database)
-    async with connect(str(database.engine.url)) as limited:
-
-        @event.listens_for(limited.engine.sync_engine, "begin")
-        def become_another(connection: Connection) -> None:
-            connection.exec_driver_sql("SET ROLE app_tenant")
-
-        await tend(limited, index_from=1)
+    await tend(database, index_from=1)
     async with database.transaction() as connection:
         assert await connection.scalar(text("SELECT to_regclass('embeddings_hnsw_3')")) is None
 

@@ -1,7 +1,7 @@
 """Clients that leave a real server: the call to the model ends at once, nothing is left, and nothing is an error."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 
 import httpx
@@ -10,9 +10,9 @@ import uvicorn
 from sqlalchemy import text
 from starlette.background import BackgroundTask
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.disconnect import EventStream, StopWhenClientLeaves
+from app.api.disconnect import StopWhenClientLeaves
 from app.api.main import create_app
 from app.db.engine import Database
 from app.gateway import litellm_adapter
@@ -50,7 +50,8 @@ async def online(settings: Settings, database: Database, gateway: Gateway, provi
     async with Ingester(database, gateway, settings) as ingester:
         await ingester.ingest_files([PROJECT / "corpus" / "bm25.md"])
     chat = {"model": "openai/test-model", "api_base": provider.url, "max_concurrency": 1}
-    return settings.model_validate(settings.model_dump() | {"chat": chat, "cache_mode": "off"})
+    only_this = {"chat": chat, "cache_mode": "off", "worker_concurrency": 0}
+    return settings.model_validate(settings.model_dump() | only_this)
 
 
 @asynccontextmanager
@@ -208,30 +209,3 @@ async def test_an_application_that_watches_for_itself_is_cancelled_too() -> None
         await asyncio.wait_for(reading.wait(), PATIENCE_SECONDS)
         asking.cancel()
         await asyncio.wait_for(ended.wait(), PATIENCE_SECONDS)
-
-
-async def test_a_client_that_does_not_read_is_left() -> None:
-    """After its time the events are closed, so that a model's place is free again, though the client still hangs on."""
-    closed = asyncio.Event()
-
-    async def events() -> AsyncGenerator[bytes]:
-        try:
-            while True:
-                yield b"data: more\n\n"
-        finally:
-            closed.set()
-
-    async def full(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            await asyncio.Event().wait()
-
-    rest = events()
-    async with asyncio.timeout(10):
-        await EventStream(await anext(rest), rest, seconds=0.05)({"type": "http"}, never, full)
-    assert closed.is_set()
-
-
-async def never() -> Message:
-    """A client that says nothing."""
-    await asyncio.Event().wait()
-    raise AssertionError("unreachable: nobody sets the event")

@@ -18,7 +18,7 @@ COFFEE = "# Coffee\n\nCoffee is brewed at ninety degrees.\n"
 
 
 def damage(url: str, statement: str) -> None:
-    """Change the database behind the application's back."""
+    """Change the database behind the application's back, as its owner."""
 
     async def run() -> None:
         async with connect(url) as database, database.engine.begin() as connection:
@@ -205,10 +205,10 @@ def test_verify_finds_nothing_wrong_with_what_was_ingested(app: Command) -> None
         ("UPDATE index_stamps SET ready = false", "models that are ready", "app reembed"),
     ],
 )
-def test_verify_finds_what_is_wrong(app: Command, migrated_url: str, statement: str, check: str, repair: str) -> None:
+def test_verify_finds_what_is_wrong(app: Command, database_url: str, statement: str, check: str, repair: str) -> None:
     """The check that fails counts its faults, the status is 1, and the last lines say what repairs it."""
     app("ingest", "docs")
-    damage(migrated_url, statement)
+    damage(database_url, statement)
     ended = app("verify")
     assert ended.status == 1
     assert re.search(rf"{check} +│ [1-9]", ended.out)
@@ -216,10 +216,10 @@ def test_verify_finds_what_is_wrong(app: Command, migrated_url: str, statement: 
 
 
 @pytest.mark.parametrize("changed", ["dimensions = 3", "embedding = '[1]'"])
-def test_what_verify_names_for_wrong_vectors_repairs_them(app: Command, migrated_url: str, changed: str) -> None:
+def test_what_verify_names_for_wrong_vectors_repairs_them(app: Command, database_url: str, changed: str) -> None:
     """Also where they are of the only model."""
     app("ingest", "docs")
-    damage(migrated_url, f"UPDATE embeddings SET {changed}")
+    damage(database_url, f"UPDATE embeddings SET {changed}")
     assert app("verify").status == 1
     assert app("reembed", "--drop", "offline/static").status == 0
     assert app("reembed").out.startswith("1 of 1 chunks were embedded")

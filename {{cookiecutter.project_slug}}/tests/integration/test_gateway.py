@@ -594,7 +594,7 @@ async def test_a_hit_is_a_row_in_the_ledger(provider: Provider, database: Databa
         context = gateway.context(tenant="acme")
         for _ in range(2):
             await gateway.complete(QUESTION, context=context)
-    async with database.transaction() as connection:
+    async with database.for_tenant("acme").transaction() as connection:
         query = text("SELECT tenant, outcome, cached, saved_nanousd FROM inferences ORDER BY started_at")
         rows = [tuple(row) for row in await connection.execute(query)]
     assert rows == [("acme", "ok", "", None), ("acme", "ok", "exact", 11 * 150 + 7 * 600)]

@@ -564,28 +564,29 @@ async def test_deleting_a_document_removes_all_of_it(ingester: Ingester, databas
 
 
 async def test_a_large_run_leaves_the_tables_tended(
-    ingester: Ingester, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+    owner: Database, gateway: Gateway, settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After many changes the planner knows how much there is."""
+    """After many changes the planner knows how much there is, where it is the owner who made them."""
     monkeypatch.setattr(ingesting, "TEND_FROM", 1)
     before = text("UPDATE pg_class SET reltuples = -1 WHERE relname = 'postings'")
-    async with database.engine.begin() as connection:
+    async with owner.engine.begin() as connection:
         await connection.execute(before)
-    await ingester.ingest_files(write(folder, a=GUIDE))
-    async with database.engine.connect() as connection:
+    async with Ingester(owner, gateway, settings) as ingester:
+        await ingester.ingest_files(write(folder, a=GUIDE))
+    async with owner.engine.connect() as connection:
         known = await connection.scalar(text("SELECT reltuples FROM pg_class WHERE relname = 'postings'"))
-    assert known == (await counts(database))["postings"]
+    assert known == (await counts(owner))["postings"]
 
 
 async def test_small_runs_make_the_index_when_there_are_enough(
-    database: Database, ingester: Ingester, folder: Path, monkeypatch: pytest.MonkeyPatch
+    owner: Database, gateway: Gateway, settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Uploads make none; the next run that writes anything does, and only where there is none yet."""
     made = text("SELECT CAST(to_regclass('embeddings_hnsw_256') AS oid)")
     monkeypatch.setattr(ingesting, "INDEX_FROM", 3)
-    await ingester.ingest(b"# A", source="a.md")
-    await ingester.ingest_files(write(folder, b="# B"))
-    async with database.engine.connect() as plain:
+    async with owner.engine.connect() as plain, Ingester(owner, gateway, settings) as ingester:
+        await ingester.ingest(b"# A", source="a.md")
+        await ingester.ingest_files(write(folder, b="# B"))
         connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
         assert await connection.scalar(made) is None
         await ingester.ingest(b"# C", source="c.md")

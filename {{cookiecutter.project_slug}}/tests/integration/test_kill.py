@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 from pydantic import SecretStr
 
-from app.db.engine import connect
+from app.db.engine import Database, connect
 from app.db.verify import verify
 from app.gateway.gateway import Gateway
 from app.rag.ingest import Ingester
@@ -143,9 +143,9 @@ def _query(url: str, statement: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def test_a_killed_ingest_leaves_no_trace(database: object, migrated_url: str, tmp_path: Path) -> None:
+def test_a_killed_ingest_leaves_no_trace(owner: Database, database_url: str, tmp_path: Path) -> None:
     """Each document is there once, its chunks are those of a clean run, and verify finds nothing."""
-    assert database
-    report = kill_ingest(migrated_url, tmp_path, documents=150, kills=2, seed=7)
+    assert owner
+    report = kill_ingest(database_url, tmp_path, documents=150, kills=2, seed=7)
     assert report.faults == []
     assert report.documents == 150

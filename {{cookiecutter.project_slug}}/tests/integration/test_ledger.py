@@ -136,8 +136,8 @@ def inference(*attempts: Attempt, **changes: Any) -> Inference:
 
 
 async def read(database: Database, query: str) -> list[Any]:
-    """The rows of a query as tuples."""
-    async with database.transaction() as connection:
+    """The rows of a query as tuples, whoever they belong to."""
+    async with database.across_tenants() as connection:
         return [tuple(row) for row in await connection.execute(text(query))]
 
 
@@ -162,7 +162,7 @@ async def sums(database: Database) -> dict[tuple[str, date], tuple[int, int]]:
     """The same, added up from the ledger's rows."""
     spent: Counter[tuple[str, date]] = Counter()
     unpriced: Counter[tuple[str, date]] = Counter()
-    columns = "tenant, api_key_id, attempts.started_at, cost_nanousd"
+    columns = "inferences.tenant, api_key_id, attempts.started_at, cost_nanousd"
     rows = await read(database, f"SELECT {columns} FROM attempts JOIN inferences ON id = inference_id")
     for tenant, key, started_at, cost in rows:
         for scope in [f"tenant:{tenant}", *([f"key:{key}"] if key else [])]:
@@ -254,19 +254,19 @@ async def test_accounts_are_locked_in_one_order(database: Database, step: str) -
     names = random.Random(7).sample(range(100, 1_000), 60)  # noqa: S311  # a mix, not a secret
     scopes = sorted(f"key:{name}" for name in names)
     records = [inference(attempt(1), tenant="~", api_key_id=str(name)) for name in names]
-    asked = [Reservation(one.id, {f"key:{one.api_key_id}": 9}, 1, 9) for one in records]
-    async with database.transaction() as connection:
+    asked = [Reservation(one.id, "~", {f"key:{one.api_key_id}": 9}, 1, 9) for one in records]
+    async with database.across_tenants() as connection:
         await write(connection, records)
 
     async def work() -> None:
-        async with database.transaction() as connection:
+        async with database.across_tenants() as connection:
             if step == "reserve":
                 await reserve(connection, NOW.date(), asked)
             else:
                 await write(connection, [replace(one, id=str(uuid.uuid4())) for one in records])
 
     lock = "SELECT scope FROM budget_accounts WHERE scope LIKE 'key:%' "
-    async with asyncio.TaskGroup() as group, asyncio.timeout(PATIENCE_SECONDS), database.transaction() as connection:
+    async with asyncio.TaskGroup() as group, asyncio.timeout(PATIENCE_SECONDS), database.across_tenants() as connection:
         await connection.execute(text(f"{lock} AND scope = :middle FOR UPDATE"), {"middle": scopes[30]})
         group.create_task(work())
         while not await connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
@@ -343,7 +343,7 @@ async def test_a_new_day_has_a_new_budget(far_east: Database) -> None:
     yesterday = NOW.date() - timedelta(days=1)
     spent = {("tenant:default", yesterday): (90, 0), ("tenant:default", NOW.date()): (4, 0)}
     assert await accounts(far_east) == await sums(far_east) == spent
-    async with far_east.transaction() as connection:
+    async with far_east.across_tenants() as connection:
         days = [[row.day for row in await spend(connection, since)] for since in (yesterday, NOW.date())]
     assert days == [[yesterday, NOW.date()], [NOW.date()]]
 
@@ -596,7 +596,7 @@ async def test_the_report_of_spending(database: Database) -> None:
         inference(cached="exact", saved_nanousd=13, started_at=yesterday),
         inference(outcome="budget_exceeded"),
     ]
-    async with database.transaction() as connection:
+    async with database.across_tenants() as connection:
         await write(connection, records)
         today = await spend(connection, NOW.date())
         both = await spend(connection, yesterday.date())

@@ -141,5 +141,10 @@ def test_every_setting_was_thought_of() -> None:
         *("tenant_budget_usd", "key_budget_usd", "cache_mode", "cache_seconds", "semantic_cache_max_false_hits"),
         *("max_question_characters", "max_document_bytes", "max_document_pages", "max_attachment_bytes"),
         *("parse_seconds", "parse_memory_bytes", "allow_urls"),
+        "history_tokens",  # the scope has the question as it is searched for
+        *("retention_days", "api_key_secret", "key_requests_per_minute", "key_tokens_per_minute", "key_streams"),
+        *("tenant_requests_per_minute", "tenant_tokens_per_minute", "tenant_streams", "cors_origins"),
+        *("max_requests", "max_waiting", "waiting_seconds", "shutdown_seconds", "database_pool"),
+        *("worker_concurrency", "upload_attempts"),
     }
     assert {*SETTINGS} == {*Settings.model_fields} - elsewhere - makes_no_difference

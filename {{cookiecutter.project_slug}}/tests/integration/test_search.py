@@ -209,13 +209,13 @@ async def test_a_vector_of_zeros_is_like_nothing(database: Database) -> None:
 
 
 @pytest.fixture
-async def index(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def index(database: Database, owner: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """An HNSW index for these vectors, taken for any number of them."""
     monkeypatch.setattr(sql, "EXACT_BELOW", 0)
     await fill(database.for_tenant("first"), ["river"])
-    await tend(database.for_tenant("first"), index_from=1)
+    await tend(owner.for_tenant("first"), index_from=1)
     yield
-    async with database.engine.begin() as connection:
+    async with owner.engine.begin() as connection:
         await connection.execute(text(f"DROP INDEX embeddings_hnsw_{DIMENSIONS}"))
 
 

@@ -22,7 +22,7 @@ async def readiness(settings: Settings, **changes: object) -> httpx.Response:
     async with (
         asyncio.timeout(PATIENCE_SECONDS),
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://app.test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         while (ready := await client.get("/readyz")).json()["models"] == "loading":
             pass

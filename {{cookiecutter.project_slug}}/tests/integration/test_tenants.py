@@ -11,12 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import store
 from app.db.engine import Database, connect, migrate
+from app.db.roles import excessive_powers
 from app.db.verify import verify
 from app.errors import DatabaseUnavailable, NoDocuments
 from app.gateway.gateway import Gateway
 from app.rag.ingest import Ingester
 from app.rag.retrieval import Retriever
 from app.settings import Settings
+from tests.integration.stored import keep
 
 # A row of each table with policies, whoever it is said to belong to.
 ROWS = {
@@ -32,16 +34,47 @@ ROWS = {
     "answers": """(id, tenant, question, text, abstained, model, prompt_hash, input_tokens, output_tokens,
         usage_estimated, latency_ms, citations, rejected, passages)
         VALUES (gen_random_uuid(), :tenant, '', '', false, '', '', 0, 0, false, 0, '[]', '[]', '[]')""",
+    "conversations": "(id, tenant, owner, title) VALUES (gen_random_uuid(), :tenant, '', '')",
+    "feedback": """(id, tenant, owner, answer_id, rating)
+        SELECT gen_random_uuid(), :tenant, gen_random_uuid(), id, 'up' FROM answers""",
+    "uploads": """(id, tenant, owner, source, bytes, status)
+        VALUES (gen_random_uuid(), :tenant, '', 'new', 0, 'queued')""",
+    "api_keys": "(id, tenant, name, hash, scopes) VALUES (gen_random_uuid(), :tenant, '', '', '{}')",
+    "rate_buckets": "(scope, kind, tenant, empty_at) VALUES (gen_random_uuid(), '', :tenant, now())",
+    "stream_leases": "(scope, id, tenant, expires_at) VALUES ('', gen_random_uuid(), :tenant, now())",
+    "idempotency_keys": "(tenant, owner, key, fingerprint) VALUES (:tenant, '', gen_random_uuid(), '')",
+    "inferences": """(id, request_id, tenant, api_key_id, role, outcome, cached, started_at, duration_ms)
+        VALUES (gen_random_uuid(), '', :tenant, '', '', '', '', now(), 0)""",
+    "attempts": """(inference_id, number, tenant, model, outcome, detail, partial, estimated, input_tokens,
+        output_tokens, cached_tokens, started_at, duration_ms)
+        SELECT id, 1 + (random() * 1e9)::int, :tenant, '', '', '', false, false, 0, 0, 0, now(), 0 FROM inferences""",
+    "budget_accounts": "(scope, day, tenant) VALUES (gen_random_uuid(), now(), :tenant)",
+    "budget_reservations": """(scope, id, tenant, day, amount_nanousd, expires_at)
+        VALUES ('', gen_random_uuid(), :tenant, now(), 0, now())""",
+    "completions_cache": "(key, tenant, completion) VALUES (gen_random_uuid(), :tenant, '')",
+    "semantic_cache": """(tenant, route, scope_hash, question, embedding, payload)
+        VALUES (:tenant, '', '', '', '[1]', '')""",
 }
+OF_DOCUMENTS = ("documents", "chunks", "postings", "index_stamps", "embeddings", "chunk_contexts")
+FILLED = [table for table in ROWS if table not in OF_DOCUMENTS[:-1]]  # the others are filled by reading a document
+OF_NOBODY = {"alembic_version", "semantic_cache_routes"}
 OWNER = "plain_owner"
+EVERY_TABLE_OF_OURS = """
+    SELECT c.relname AS name, c.relrowsecurity, c.relforcerowsecurity, count(p.policyname) AS policies,
+        coalesce(array_agg(p.qual) || array_agg(p.with_check), '{}') AS clauses,
+        EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant') AS has_tenant
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN pg_policies p ON p.schemaname = n.nspname AND p.tablename = c.relname
+    WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'jobs')
+    GROUP BY c.oid
+"""
 
 
 async def fill(database: Database, gateway: Gateway, settings: Settings) -> None:
-    """A document, a context and an answer."""
-    async with Ingester(database, gateway, settings) as ingester:
-        await ingester.ingest(f"# Heron\n\nThe heron of {database.tenant}.".encode(), source="heron.md")
+    """A row in each table."""
+    await keep(database, gateway, settings, {"heron.md": f"# Heron\n\nThe heron of {database.tenant}."})
     async with database.transaction() as connection:
-        for table in ("chunk_contexts", "answers"):
+        for table in FILLED:
             await connection.execute(text(f"INSERT INTO {table} {ROWS[table]}"), {"tenant": database.tenant})
 
 
@@ -81,9 +114,10 @@ async def run(database: Database, statement: str) -> None:
 
 
 @pytest.mark.parametrize("table", ROWS)
-async def test_without_its_policy_a_table_would_show_everything(mine: Database, table: str) -> None:
+async def test_without_its_policy_a_table_would_show_everything(mine: Database, owner: Database, table: str) -> None:
     """What the other tests see is the policy's work: where it is taken away, they would fail."""
-    async with mine.engine.connect() as connection:
+    assert mine
+    async with owner.engine.connect() as connection:
         await connection.begin()
         await connection.execute(text(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"))
         await connection.execute(text("SELECT set_config('app.tenant', 'mine', true)"))
@@ -117,16 +151,73 @@ async def test_the_tenant_and_the_role_end_with_the_transaction(mine: Database) 
         assert await connection.scalar(text("SELECT current_user <> 'app_tenant'"))
 
 
-async def test_a_tenant_may_not_touch_the_schema(mine: Database) -> None:
-    """The role of a transaction changes rows, and neither tables nor the record of the migrations."""
-    for statement in (
-        "DROP TABLE answers",
-        "ALTER TABLE answers DISABLE ROW LEVEL SECURITY",
-        "DROP POLICY of_its_tenant ON answers",
-        "DELETE FROM alembic_version",
-    ):
+async def test_across_tenants_there_are_all_rows_but_those_of_documents(mine: Database) -> None:
+    """Whoever settles the ledger, looks up a key or removes what is old sees nobody else's documents."""
+    async with mine.across_tenants() as connection:
+        for table in ROWS:
+            assert await owners(connection, table) == ({"mine"} if table in OF_DOCUMENTS else {"mine", "other"})
+    for table in OF_DOCUMENTS:
+        with pytest.raises(DBAPIError, match="row-level security"):
+            async with mine.across_tenants() as connection:
+                await connection.execute(text(f"UPDATE {table} SET tenant = 'other'"))
+
+
+# What makes, changes or takes away anything but rows.
+OF_THE_SCHEMA = (
+    *("CREATE TABLE public.mine ()", "CREATE SCHEMA mine", "CREATE VIEW public.mine AS SELECT 1", "DROP TABLE answers"),
+    *("ALTER TABLE answers DISABLE ROW LEVEL SECURITY", "ALTER TABLE answers OWNER TO CURRENT_USER"),
+    *("DROP POLICY of_its_tenant ON answers", "CREATE POLICY all_of_it ON answers USING (true)", "TRUNCATE answers"),
+    *("CREATE INDEX ON answers (text)", "DELETE FROM alembic_version", "CREATE ROLE mine", "DROP SCHEMA jobs CASCADE"),
+    *("ALTER ROLE app_tenant BYPASSRLS", "ALTER TABLE jobs.procrastinate_jobs ADD mine int"),
+)
+
+
+@pytest.mark.parametrize("statement", OF_THE_SCHEMA)
+async def test_the_application_may_not_touch_the_schema(database: Database, statement: str) -> None:
+    """It changes rows: in a tenant's transaction, across tenants, and with the rights that it logs in with."""
+    for begin in (database.transaction, database.across_tenants, database.engine.begin):
+        with pytest.raises((DatabaseUnavailable, DBAPIError), match=r"schema is missing|denied|must be (owner|able)"):
+            async with begin() as connection:
+                await connection.execute(text(statement))
+
+
+async def test_the_application_is_nobody_special(database: Database) -> None:
+    """No policy lets it pass: it is no superuser, owns no table, and is a member of no role that is or does."""
+    async with database.engine.begin() as connection:
+        assert await excessive_powers(connection) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT FROM jobs.procrastinate_jobs",
+        "INSERT INTO jobs.procrastinate_jobs (queue_name, task_name) VALUES ('', '')",
+    ],
+)
+async def test_no_tenant_reaches_the_queue(database: Database, statement: str) -> None:
+    """A job may be of any tenant, so no transaction of one can see or make it; who works them off can."""
+    for begin in (database.transaction, database.across_tenants):
         with pytest.raises(DatabaseUnavailable):  # no rights
-            await run(mine, statement)
+            async with begin() as connection:
+                await connection.execute(text(statement))
+    async with database.engine.connect() as connection:
+        await connection.execute(text("SET LOCAL search_path TO jobs"))
+        await connection.execute(text(statement))
+        await connection.rollback()
+
+
+async def test_every_table_is_of_its_tenants_alone(database: Database) -> None:
+    """A table without a tenant is one of a few; each of the others has a forced policy, and a row in these tests."""
+    async with database.engine.begin() as connection:
+        rows = await connection.execute(text(EVERY_TABLE_OF_OURS))
+        found = {row.name: row for row in rows}
+    assert {name for name, row in found.items() if not row.has_tenant} == OF_NOBODY
+    of_tenants = {name: row for name, row in found.items() if row.has_tenant}
+    assert of_tenants.keys() == ROWS.keys()
+    for name, row in of_tenants.items():
+        assert (row.relrowsecurity, row.relforcerowsecurity, row.policies) == (True, True, 1), name
+        assert all("app.tenant" in clause for clause in row.clauses), name
+        assert ("app.every_tenant" in row.clauses[0]) == (name not in OF_DOCUMENTS), name
 
 
 async def test_each_tenant_searches_and_verifies_its_own(mine: Database, gateway: Gateway, settings: Settings) -> None:

@@ -1,25 +1,28 @@
 """POST /v1/ask: a question, and an answer whole or as server-sent events."""
 
-from collections.abc import AsyncGenerator
+import json
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import TypedDict
+from uuid import UUID
 
-import structlog
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from app.api.deps import FromWork
-from app.api.disconnect import EventStream
-from app.api.errors import body, public, report
-from app.errors import AppError
+from app.api.deps import FromWork, Work
+from app.api.errors import ErrorBody
+from app.api.security import needs
+from app.api.streaming import EventStream
+from app.db.answers import read_turns
+from app.db.conversations import read_conversation
+from app.gateway.context import CallContext
 from app.rag.asking import LONGEST_FILTER, MOST_FILTERS
 from app.rag.pipeline import Event
-from app.types import Answer, Citation, Filter, RejectedCitation, TextDelta
+from app.types import Answer, Citation, Filter, Place, RejectedCitation, TextDelta, Turn
 
-router = APIRouter(prefix="/v1", tags=["ask"])
-log = structlog.get_logger(__name__)
-READING_SECONDS = 30  # a client may take so much longer to read than the model to write
+router = APIRouter(prefix="/v1", tags=["ask"], dependencies=[needs("chat")])
 
 NAMES: dict[type, str] = {TextDelta: "delta", Citation: "citation", RejectedCitation: "rejected", Answer: "answer"}
 AnyEvent = TypeAdapter[Event](Event)
@@ -34,8 +37,18 @@ class Filters(BaseModel):
     source_prefix: str = Field("", max_length=LONGEST_FILTER)
 
 
+class _Given(TypedDict):
+    filters: Filter
+    history: Sequence[Turn]
+    place: Place
+    context: CallContext
+
+
 class Question(BaseModel):
-    """What is asked. With `stream` the answer comes as events: delta, citation, rejected, then answer or error."""
+    """What is asked. With `stream` the answer comes as events: delta, citation, rejected, then answer or error.
+
+    In a conversation the question may go back to what was said before, and the answer becomes a part of it.
+    """
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"question": "What does a circuit breaker do?"}]}
@@ -44,36 +57,40 @@ class Question(BaseModel):
     question: str
     stream: bool = False
     filters: Filters = Filters()
+    conversation_id: UUID | None = None
 
 
 @router.post("/ask", response_model=Answer, responses={200: {"content": {"text/event-stream": {}}}})
 async def ask(request: Question, work: FromWork) -> Answer | StreamingResponse:
     """Answer from the documents with citations that were checked, or say that they do not answer."""
     filters = Filter(request.filters.metadata, request.filters.source_prefix)
+    place = Place(work.caller.owner, str(request.conversation_id) if request.conversation_id else None)
+    history = await _history(work, place)
+    given: _Given = {"filters": filters, "history": history, "place": place, "context": work.context}
     if not request.stream:
-        return await work.pipeline.ask(request.question, filters=filters, context=work.context)
-    encoded = _encoded(work.pipeline.stream(request.question, filters=filters, context=work.context))
-    return EventStream(await anext(encoded), encoded, seconds=work.settings.deadline_seconds + READING_SECONDS)
+        return await work.pipeline.ask(request.question, **given)
+    events = work.pipeline.stream(request.question, **given)
+    return EventStream(_encoded(events), ending=_error, seconds=work.settings.deadline_seconds)
+
+
+async def _history(work: Work, place: Place) -> Sequence[Turn]:
+    """What was said before in a conversation, which is the caller's own."""
+    if place.conversation_id is None:
+        return ()
+    async with work.database.transaction() as connection:
+        await read_conversation(connection, work.database.tenant, place.owner, place.conversation_id)
+        return await read_turns(connection, work.database.tenant, place.conversation_id)
 
 
 async def _encoded(events: AsyncGenerator[Event]) -> AsyncGenerator[bytes]:
-    """Events as bytes. An error before the first is an ordinary error response; later it is the last event."""
     async with aclosing(events):
-        yield _event(await anext(events))
-        try:
-            async for event in events:
-                yield _event(event)
-        except AppError as error:
-            report(error)
-            yield _error(public(error))
-        except Exception:  # the client must learn that the answer is not whole
-            log.exception("unforeseen error in a stream")
-            yield _error(body(500, "something went wrong inside the application", "internal_error"))
+        async for event in events:
+            yield _event(event)
 
 
 def _event(event: Event) -> bytes:
     return format_sse_event(event=NAMES[type(event)], data_str=AnyEvent.dump_json(event).decode())
 
 
-def _error(error: dict[str, dict[str, str | None]]) -> bytes:
-    return format_sse_event(event="error", data_str=TypeAdapter(dict).dump_json(error).decode())
+def _error(error: ErrorBody) -> bytes:
+    return format_sse_event(event="error", data_str=json.dumps(error))

@@ -1,62 +1,90 @@
-"""/v1/documents: list, upload, delete."""
+"""/v1/documents: what can be asked about, and uploads of more."""
 
+import re
 from pathlib import PurePosixPath
+from typing import Annotated
 
-from fastapi import APIRouter, UploadFile
-from pydantic import BaseModel
+from fastapi import APIRouter, Form, Response, UploadFile
+from pydantic import Field, TypeAdapter, ValidationError
 
-from app.api.deps import FromWork
+from app.api.deps import After, FromWork, Limit, Page, page_of
+from app.api.routes.uploads import Upload, accepted
+from app.api.security import needs
 from app.db import store
 from app.db.store import StoredDocument
+from app.db.uploads import add_upload
 from app.errors import InvalidInput, NotFound
-from app.rag.ingest import Ingester
+from app.rag.asking import LONGEST_FILTER, MOST_FILTERS
+from app.rag.sources import check_name, check_size
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
 BIGGEST_ID = 2**63 - 1
+WithoutNul = Annotated[str, Field(max_length=LONGEST_FILTER, pattern=r"^[^\x00]*$")]
+Metadata = TypeAdapter(Annotated[dict[WithoutNul, WithoutNul], Field(max_length=MOST_FILTERS)])
+Filed = Annotated[
+    str,
+    Form(
+        description=f"a JSON object of up to {MOST_FILTERS} strings, which questions can be limited to",
+        examples=['{"department": "sales"}'],
+    ),
+]
+reads, writes = needs("documents:read"), needs("documents:write")
 
 
-class DocumentList(BaseModel):
-    """All documents, by source."""
-
-    object: str = "list"
-    data: list[StoredDocument]
-
-
-class Ingested(BaseModel):
-    """What became of an upload: added, changed, or `unchanged` when the same content was stored already."""
-
-    source: str
-    status: str
-    chunks: int
-
-
-@router.get("")
-async def list_documents(work: FromWork) -> DocumentList:
-    """List what can be asked about."""
+@router.get("", dependencies=[reads])
+async def list_documents(work: FromWork, limit: Limit = 20, after: After = None) -> Page[StoredDocument]:
+    """List what can be asked about, the newest first."""
+    last = None if after is None else _number(after)
     async with work.database.transaction() as connection:
-        stored = await store.list_documents(connection, work.database.tenant)
-    return DocumentList(data=stored)
+        found = await store.page_of_documents(connection, work.caller.tenant, limit=limit + 1, before=last)
+    return page_of(found, [str(one.id) for one in found], limit)
 
 
-@router.post("", status_code=201)
-async def upload_document(file: UploadFile, work: FromWork) -> Ingested:
-    """Add a document of a format that can be read; the same name again replaces it."""
+@router.post("", status_code=202, dependencies=[writes])
+async def upload_document(file: UploadFile, work: FromWork, response: Response, metadata: Filed = "{}") -> Upload:
+    """Send a file. It is stored, and read in the background; the same name again replaces the document."""
     name = PurePosixPath((file.filename or "").replace("\\", "/")).name.replace("\0", "")
     if not name:
         raise InvalidInput("the upload has no file name")
-    limit = work.settings.max_document_bytes
+    source, limit = f"upload/{name}", work.settings.max_document_bytes
+    check_name(source)
     data = await file.read(limit + 1)
-    source = f"upload/{name}"
-    async with Ingester(work.database, work.gateway, work.settings) as ingester:
-        report = await ingester.ingest(data, source=source)
-    status = "added" if report.added else "changed" if report.changed else "unchanged"
-    return Ingested(source=source, status=status, chunks=report.chunks)
-
-
-@router.delete("/{document_id}", status_code=204)
-async def delete_document(document_id: int, work: FromWork) -> None:
-    """Remove a document with everything made from it."""
+    check_size(name, len(data), limit)
     async with work.database.transaction() as connection:
-        known = abs(document_id) <= BIGGEST_ID
-        if not known or not await store.delete_document(connection, work.database.tenant, document_id):
-            raise NotFound(f"there is no document {document_id}")
+        stored = await add_upload(
+            connection, work.caller.tenant, work.caller.owner, source=source, metadata=_metadata(metadata), data=data
+        )
+    return await accepted(work, stored, response)
+
+
+@router.get("/{document_id}", dependencies=[reads])
+async def read_document(document_id: str, work: FromWork) -> StoredDocument:
+    """Say what is known of a document."""
+    async with work.database.transaction() as connection:
+        found = await store.read_document(connection, work.caller.tenant, _number(document_id))
+    if found is None:
+        raise NotFound("there is no such document")
+    return found
+
+
+@router.delete("/{document_id}", status_code=204, dependencies=[writes])
+async def delete_document(document_id: str, work: FromWork) -> None:
+    """Remove a document with everything made from it. What is known of its upload stays."""
+    async with work.database.transaction() as connection:
+        if not await store.delete_document(connection, work.caller.tenant, _number(document_id)):
+            raise NotFound("there is no such document")
+
+
+def _number(document_id: str) -> int:
+    """An id as the database has it; what is none belongs to nothing."""
+    if re.fullmatch("[0-9]{1,19}", document_id) and (number := int(document_id)) <= BIGGEST_ID:
+        return number
+    raise NotFound("there is no such document")
+
+
+def _metadata(given: str) -> dict[str, str]:
+    try:
+        return Metadata.validate_json(given)
+    except ValidationError:
+        limits = f"up to {MOST_FILTERS} strings, each of up to {LONGEST_FILTER:,} characters and without NUL"
+        raise InvalidInput(f"metadata must be a JSON object of {limits}") from None

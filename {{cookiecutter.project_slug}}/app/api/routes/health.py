@@ -1,8 +1,11 @@
 """Liveness of the process, readiness of what it needs."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
 
 from app.api.deps import FromServices
+from app.api.stopping import Stopping, stopping_of
 from app.errors import DatabaseUnavailable
 
 router = APIRouter(tags=["health"])
@@ -14,13 +17,16 @@ async def live() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
-async def ready(services: FromServices, response: Response) -> dict[str, str]:
-    """200 when questions can be answered; 503 with the part that is missing."""
+@router.get("/readyz", responses={503: {"description": "a part is missing, or the server is being stopped"}})
+async def ready(
+    services: FromServices, stopping: Annotated[Stopping, Depends(stopping_of)], response: Response
+) -> dict[str, str]:
+    """200 when questions can be answered; 503 with the part that is missing, and while the server stops."""
     try:
         database = "ok" if await services.database.is_migrated() else "migrations missing: run `app migrate`"
     except DatabaseUnavailable:
         database = "unreachable"
-    is_ready = database == services.models == "ok"
+    is_ready = database == services.models == "ok" and not stopping.begun
     response.status_code = 200 if is_ready else 503
-    return {"status": "ok" if is_ready else "not ready", "database": database, "models": services.models}
+    status = "ok" if is_ready else "stopping" if stopping.begun else "not ready"
+    return {"status": status, "database": database, "models": services.models}

@@ -49,12 +49,11 @@ def _add_tables() -> None:
         CREATE TABLE rate_buckets (
             scope text NOT NULL, kind text NOT NULL,
             tenant text NOT NULL,
-            level double precision NOT NULL,
-            updated_at timestamptz NOT NULL DEFAULT now(),
+            empty_at timestamptz NOT NULL,
             PRIMARY KEY (scope, kind)
         )""")
     op.execute("COMMENT ON COLUMN rate_buckets.scope IS 'tenant:NAME or key:ID'")
-    op.execute("COMMENT ON COLUMN rate_buckets.level IS 'what is in the bucket at updated_at; it leaks'")
+    op.execute("COMMENT ON COLUMN rate_buckets.empty_at IS 'once what is in it has leaked'")
     op.execute("""
         CREATE TABLE stream_leases (
             scope text NOT NULL, id uuid NOT NULL,

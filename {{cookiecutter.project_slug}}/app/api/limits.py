@@ -1,0 +1,173 @@
+"""What an API key, and all keys of a tenant, may ask for: requests and tokens a minute, and streams at a time.
+
+Every process on the database counts together. Where nobody can count, nobody is served. Money is the gateway's. Knows
+nothing of what the routes do, but that the models they call are noted on the request's context.
+"""
+
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+
+import structlog
+from fastapi import Request
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.deps import Services, Work
+from app.api.errors import response_to
+from app.api.security import Caller
+from app.api.streaming import READING_SECONDS
+from app.db.engine import Database
+from app.db.limits import Level, Pour, lease, pour, release
+from app.errors import DatabaseUnavailable, RateLimited
+
+MARGIN_SECONDS = 60  # a lease outlives the longest stream by as much
+KINDS = ("requests", "tokens")
+log = structlog.get_logger(__name__)
+
+
+class RateLimits:
+    """Refuses what is over a limit, and tells each caller with a key how much is left."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the request, pass it on, then count its tokens: a bucket in debt makes the next request wait.
+
+        Raises:
+            DatabaseUnavailable: nobody can count.
+
+        """
+        levels: list[Level] = []
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_headers(levels))
+            await send(message)
+
+        pours = [one for kind in KINDS for one in _pours(scope, kind, amount=kind == "requests")]
+        if not pours:
+            await self._app(scope, receive, send)
+            return
+        database = _database(scope)
+        try:
+            async with database.transaction() as connection:
+                levels += await pour(connection, database.tenant, pours)
+                _refuse(levels)
+        except RateLimited as error:
+            await response_to(error)(scope, receive, with_headers)
+            return
+        try:
+            await self._app(scope, receive, with_headers)
+        finally:
+            await _charge_tokens(scope, database)
+
+
+async def one_stream(request: Request) -> AsyncGenerator[None]:
+    """For every route: a request that asks for a stream, by a true `stream` in its JSON, holds a lease to its end.
+
+    As a dependency it has the body that was read for the route, comes before the work, and ends after the response.
+
+    Raises:
+        RateLimited: the key or the tenant has as many streams as it may.
+        DatabaseUnavailable: nobody can count.
+
+    """
+    limits = _limits(request.scope, "streams")
+    if not limits or not await _asks_for_a_stream(request):
+        yield
+        return
+    database, lease_id = _database(request.scope), str(uuid.uuid4())
+    longest = _services(request.scope).settings.deadline_seconds + READING_SECONDS + MARGIN_SECONDS
+    async with database.transaction() as connection:
+        if not await lease(connection, database.tenant, lease_id, limits, seconds=longest):
+            raise RateLimited("too many streams are open: KEY_STREAMS and TENANT_STREAMS limit them", retry_after=1)
+    try:
+        yield
+    finally:
+        try:
+            async with database.transaction() as connection:
+                await release(connection, lease_id, limits)
+        except DatabaseUnavailable:
+            log.warning("a stream counts until its lease ends: the database is away", lease=lease_id)
+
+
+async def _asks_for_a_stream(request: Request) -> bool:
+    """Whatever any route could take for true."""
+    if "json" not in request.headers.get("content-type", ""):
+        return False
+    try:
+        body = await request.json()
+    except (ValueError, RecursionError):  # the route says what is wrong with it
+        return False
+    return isinstance(body, dict) and bool(body.get("stream"))
+
+
+def _services(scope: Scope) -> Services:
+    services: Services = scope["app"].state.services
+    return services
+
+
+def _database(scope: Scope) -> Database:
+    return _services(scope).database.for_tenant(scope["state"]["caller"].tenant)
+
+
+def _limits(scope: Scope, name: str) -> dict[str, int]:
+    """What the settings KEY_... and TENANT_... of this name allow the caller; nothing limits who has no key."""
+    caller: Caller = scope.get("state", {}).get("caller") or Caller()
+    if not caller.key_id:
+        return {}
+    settings = _services(scope).settings
+    limits = {
+        f"key:{caller.key_id}": getattr(settings, f"key_{name}"),
+        f"tenant:{caller.tenant}": getattr(settings, f"tenant_{name}"),
+    }
+    return {whose: limit for whose, limit in limits.items() if limit is not None}
+
+
+def _pours(scope: Scope, kind: str, amount: int) -> list[Pour]:
+    limits = _limits(scope, f"{kind}_per_minute")
+    return [Pour(whose, kind, limit, amount) for whose, limit in limits.items()]
+
+
+def _refuse(levels: Sequence[Level]) -> None:
+    fullest = max(levels, key=lambda level: level.overdue)
+    if fullest.overdue > 0:
+        whose = "tenant" if fullest.scope.startswith("tenant:") else "API key"
+        told = f"too many {fullest.kind}: this {whose} may have {fullest.per_minute:,} a minute"
+        raise RateLimited(told, retry_after=fullest.overdue)
+
+
+async def _charge_tokens(scope: Scope, database: Database) -> None:
+    """What all calls for this request used, failed ones too; where that cannot be written the client has its answer."""
+    work: Work | None = scope["state"].get("work")
+    attempts = [attempt for inference in work.context.inferences for attempt in inference.attempts] if work else []
+    used = sum(attempt.usage.input_tokens + attempt.usage.output_tokens for attempt in attempts)
+    pours = _pours(scope, "tokens", used)
+    if not (used and pours):
+        return
+    try:
+        async with database.transaction() as connection:
+            await pour(connection, database.tenant, pours)
+    except DatabaseUnavailable:
+        log.error("tokens were not counted: the database is away", tokens=used)  # noqa: TRY400  # no fault of ours
+
+
+def _headers(levels: Sequence[Level]) -> dict[str, str]:
+    """OpenAI's names; of a key's limit and its tenant's the one of which less is left."""
+    headers = {}
+    for kind in KINDS:
+        if of_kind := [level for level in levels if level.kind == kind]:
+            least = min(of_kind, key=lambda level: level.remaining)
+            headers[f"x-ratelimit-limit-{kind}"] = str(least.per_minute)
+            headers[f"x-ratelimit-remaining-{kind}"] = str(least.remaining)
+            headers[f"x-ratelimit-reset-{kind}"] = _duration(least.seconds)
+    return headers
+
+
+def _duration(seconds: float) -> str:
+    """As OpenAI writes it: 120ms, 8.64s, 6m0s."""
+    if seconds < 1:
+        return f"{max(seconds, 0) * 1000:.0f}ms"
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes:.0f}m{rest:.0f}s" if minutes else f"{rest:.2f}s"

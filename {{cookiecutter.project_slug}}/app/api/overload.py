@@ -1,0 +1,137 @@
+"""How much is taken on: so many requests at a time, a short queue before them, and a time and a size for each.
+
+Whoever is turned away is told when to come back. Knows nothing of what the requests want, but that probes do not wait.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.stopping import Stopping
+from app.errors import Overloaded, ShuttingDown
+from app.settings import Settings
+
+PROBES = frozenset({"/livez", "/readyz"})
+MARGIN_SECONDS = 5.0  # beyond DEADLINE_SECONDS, so that what the parts say of their own deadlines comes first
+UPLOAD_SECONDS = 300.0
+FORM_BYTES = 100_000  # around the file in a form
+JSON_BYTES = 1_000_000  # around an attachment in a message
+
+
+class Capacity:
+    """Lets MAX_REQUESTS in, has MAX_WAITING wait for WAITING_SECONDS, and turns the others away."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, stopping: Stopping) -> None:
+        self._app = app
+        self._stopping = stopping
+        self._places = asyncio.Semaphore(settings.max_requests)
+        self._most_waiting, self._seconds = settings.max_waiting, settings.waiting_seconds
+        self._waiting = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on in its turn.
+
+        Raises:
+            Overloaded: there is no room.
+            ShuttingDown: nothing new is taken.
+
+        """
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        async with self._place():
+            await self._app(scope, receive, send)
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        if self._stopping.begun:
+            raise ShuttingDown
+        if self._places.locked():
+            await self._wait()
+        else:
+            await self._places.acquire()
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _wait(self) -> None:
+        if self._waiting >= self._most_waiting:
+            raise Overloaded
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Overloaded from None
+        finally:
+            self._waiting -= 1
+
+
+class TimeLimit:
+    """Ends what has not begun to answer in time. A stream has a limit of its own, and so has a form with a file."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, stopping: Stopping) -> None:
+        self._app = app
+        self._stopping = stopping
+        self._seconds = settings.deadline_seconds + MARGIN_SECONDS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on.
+
+        Raises:
+            DeadlineExceeded: it took too long.
+            ShuttingDown: the server stops.
+
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        async with self._stopping.limited(max(self._seconds, UPLOAD_SECONDS * _is_form(scope))) as limit:
+
+            async def answering(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    self._stopping.release(limit)
+                await send(message)
+
+            await self._app(scope, receive, answering)
+
+
+class BodyLimit:
+    """Refuses a larger body in the shape of every error; FastAPI's own limit answers in plain text."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self._app = app
+        self._form_bytes = settings.max_document_bytes + FORM_BYTES
+        self._json_bytes = settings.max_attachment_bytes * 4 // 3 + JSON_BYTES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and count what arrives, unless the announced length is too much already."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = self._form_bytes if _is_form(scope) else self._json_bytes
+        length = Headers(scope=scope).get("content-length", "")
+        announced, read = int(length) if length.isdecimal() else 0, 0
+        # FastAPI makes a 400 of any other error that reading a body ends with.
+        too_large = HTTPException(413, f"the request has more than {most:,} bytes")
+
+        async def limited() -> Message:
+            nonlocal read
+            if announced > most:
+                raise too_large
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise too_large
+            return message
+
+        await self._app(scope, limited, send)
+
+
+def _is_form(scope: Scope) -> bool:
+    return Headers(scope=scope).get("content-type", "").startswith("multipart/")

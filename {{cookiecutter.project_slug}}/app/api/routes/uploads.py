@@ -1,0 +1,113 @@
+"""/v1/uploads: where each uploaded file stands on its way into the index, and another try for one that failed."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
+
+from app.api.deps import After, FromWork, Limit, Page, Work, page_of
+from app.api.security import needs
+from app.db import uploads
+from app.db.uploads import StoredUpload
+from app.errors import DatabaseUnavailable, NotFound
+from app.jobs.uploads import put_upload
+
+router = APIRouter(prefix="/v1/uploads", tags=["documents"], dependencies=[needs("documents:write")])
+log = structlog.get_logger(__name__)
+EXAMPLE: JsonDict = {
+    "id": "0b0d3a0c-6a55-4f0e-9a53-0c7f3b8f4c11",
+    "source": "upload/handbook.pdf",
+    "bytes": 184_320,
+    "status": "done",
+    "attempts": 1,
+    "outcome": "added",
+    "chunks": 42,
+    "error": None,
+    "created_at": "2026-11-20T09:30:00Z",
+    "updated_at": "2026-11-20T09:30:02Z",
+}
+
+
+class UploadError(BaseModel):
+    """Why an attempt failed; `code` is what programs compare."""
+
+    code: str
+    message: str
+
+
+class Upload(BaseModel):
+    """A file that was sent. Ask for it until its status is `done` or `failed`.
+
+    `outcome` says what the index did with it, `chunks` how many passages were written. An error beside `queued` is of
+    the last attempt; there will be another.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    id: str
+    source: str
+    bytes: int
+    status: Literal["queued", "running", "done", "failed"]
+    attempts: int
+    outcome: Literal["", "added", "changed", "unchanged"]
+    chunks: int
+    error: UploadError | None
+    created_at: datetime
+    updated_at: datetime
+
+
+async def _known(upload_id: str) -> str:
+    """An id as the database has it; what is none belongs to nothing."""
+    try:
+        return str(UUID(upload_id))
+    except ValueError:
+        raise NotFound("there is no such upload") from None
+
+
+Id = Annotated[str, Depends(_known)]
+
+
+@router.get("")
+async def list_uploads(work: FromWork, limit: Limit = 20, after: After = None) -> Page[Upload]:
+    """List your uploads, the newest first."""
+    last = None if after is None else await _known(after)
+    async with work.database.transaction() as connection:
+        caller = work.caller
+        found = await uploads.list_uploads(connection, caller.tenant, caller.owner, limit=limit + 1, after=last)
+    return page_of([shown(one) for one in found], [one.id for one in found], limit)
+
+
+@router.get("/{upload_id}")
+async def read_upload(upload_id: Id, work: FromWork) -> Upload:
+    """Say where an upload stands."""
+    async with work.database.transaction() as connection:
+        return shown(await uploads.read_upload(connection, work.caller.tenant, work.caller.owner, upload_id))
+
+
+@router.post("/{upload_id}/retry", status_code=202)
+async def retry_upload(upload_id: Id, work: FromWork, response: Response) -> Upload:
+    """Try one that failed again, from the file that was sent. Only the newest of its name: 409 for another."""
+    async with work.database.transaction() as connection:
+        stored = await uploads.restart_upload(connection, work.caller.tenant, work.caller.owner, upload_id)
+    return await accepted(work, stored, response)
+
+
+async def accepted(work: Work, stored: StoredUpload, response: Response) -> Upload:
+    """Have it read, and say where it can be asked for. Without a job it is found by the worker's upkeep, later."""
+    try:
+        await put_upload(work.queue, work.caller.tenant, stored.id, stored.source)
+    except DatabaseUnavailable as error:
+        log.warning("an upload has no job yet", upload=stored.id, reason=error.message)
+    response.headers["Location"] = f"/v1/uploads/{stored.id}"
+    return shown(stored)
+
+
+def shown(stored: StoredUpload) -> Upload:
+    """An upload as a client sees it."""
+    error = UploadError(code=stored.error_code, message=stored.error) if stored.error_code else None
+    names = Upload.model_fields.keys() - {"error"}
+    return Upload(**{name: getattr(stored, name) for name in names}, error=error)

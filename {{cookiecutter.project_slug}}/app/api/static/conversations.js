@@ -1,0 +1,85 @@
+// The list of conversations, and the address that says which one is open: #/c/ID, or #/ for a new one.
+
+import { Unreachable, call } from "./api.js";
+import { openConversation, showConversation } from "./chat.js";
+import { backOnline } from "./connection.js";
+import { byId, deleteButton, el } from "./dom.js";
+import { showProblem } from "./words.js";
+
+const PAGE = 30;
+const UNTITLED = "New conversation";
+
+/** @type {{id: string, title: string}[]} */
+let listed = [];
+/** @type {() => void} */
+let welcome = () => {};
+
+/** @param {() => void} onEmpty called when a conversation without a question is open */
+export async function startConversations(onEmpty) {
+  welcome = onEmpty;
+  addEventListener("hashchange", openFromAddress);
+  byId("more-conversations").addEventListener("click", () => load(listed[listed.length - 1].id));
+  await openFromAddress();
+  await refresh();
+}
+
+/** Read the list again: a title is new, or the order. */
+export async function refresh() {
+  listed = [];
+  await load();
+}
+
+/** @param {string} [after] */
+async function load(after) {
+  const { data, has_more } = await call("GET", `v1/conversations?limit=${PAGE}${after ? `&after=${after}` : ""}`);
+  listed = [...listed, ...data];
+  byId("more-conversations").hidden = !has_more;
+  draw();
+}
+
+async function openFromAddress() {
+  const id = addressed();
+  if (id && id === openConversation()) return;
+  byId("problem").hidden = true;
+  try {
+    const opened = id ? await call("GET", `v1/conversations/${id}`) : null;
+    if (id !== addressed()) return; // somebody was faster
+    showConversation(opened);
+  } catch (error) {
+    if (error instanceof Unreachable) {
+      await backOnline();
+      return openFromAddress();
+    }
+    showConversation(null);
+    showProblem(error);
+  }
+  byId("welcome").hidden = byId("turns").childElementCount > 0 || !byId("problem").hidden;
+  if (!byId("welcome").hidden) welcome();
+  draw();
+}
+
+function addressed() {
+  return /^#\/c\/([\w-]+)$/.exec(location.hash)?.[1];
+}
+
+function draw() {
+  const open = openConversation();
+  byId("conversations").replaceChildren(...listed.map(({ id, title }) => {
+    const name = title || UNTITLED;
+    const link = el("a", { href: `#/c/${id}`, "aria-current": id === open && "page", title: name }, name);
+    return el("li", {}, link, deleteButton(`Delete ${name}`, () => remove(id)));
+  }));
+  byId("no-conversations").hidden = listed.length > 0;
+  const title = listed.find(({ id }) => id === open)?.title || UNTITLED;
+  byId("title").textContent = title;
+  document.title = open ? `${title} · ${byId("app-name").textContent}` : byId("app-name").textContent;
+}
+
+/** @param {string} id */
+async function remove(id) {
+  await call("DELETE", `v1/conversations/${id}`);
+  listed = listed.filter((one) => one.id !== id);
+  if (id === openConversation()) location.hash = "#/";
+  draw();
+  byId("new-conversation").focus();
+}

@@ -1,0 +1,65 @@
+// Opens and closes what lies beside or over the page. The browser keeps the focus inside, and gives it back.
+
+import { byId } from "./dom.js";
+
+const WIDE = matchMedia("(min-width: 75rem)");
+
+/**
+ * Over the page.
+ * @param {HTMLDialogElement} dialog
+ */
+export function openModal(dialog) {
+  if (!dialog.open) dialog.showModal();
+}
+
+/**
+ * Beside the page where there is room, else over it.
+ * @param {HTMLDialogElement} dialog
+ */
+export function openBeside(dialog) {
+  const opener = /** @type {HTMLElement} */ (document.activeElement);
+  dialog.close();
+  opener.focus(); // it will have the focus back, and not what opened the dialog before
+  if (WIDE.matches) dialog.show();
+  else dialog.showModal();
+}
+
+/** Make close buttons, Escape and a click beside a dialog close it. */
+export function startDialogs() {
+  for (const dialog of document.querySelectorAll("dialog")) {
+    dialog.querySelector(".close")?.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close());
+  }
+  const source = byId("source");
+  document.addEventListener("keydown", ({ key }) => key === "Escape" && !openModals() && source.close());
+  WIDE.addEventListener("change", () => {
+    if (!source.open) return;
+    source.close();
+    openBeside(source);
+  });
+  startSidebar();
+}
+
+function openModals() {
+  return document.querySelector("dialog:modal, .sidebar-open");
+}
+
+/** On a narrow page the sidebar lies over the rest, which is out of reach as long as it does. */
+function startSidebar() {
+  const [button, close, page] = ["open-sidebar", "close-sidebar", "page"].map(byId);
+  /** @param {boolean} open */
+  const show = (open) => {
+    document.body.classList.toggle("sidebar-open", open);
+    button.setAttribute("aria-expanded", String(open));
+    page.inert = open;
+    (open ? close : button).focus();
+  };
+  const isOpen = () => document.body.classList.contains("sidebar-open");
+  /** @param {MouseEvent} event */
+  const leaves = ({ target }) => target === document.body || /** @type {Element} */ (target).closest("#sidebar a");
+  button.addEventListener("click", () => show(true));
+  close.addEventListener("click", () => show(false));
+  document.body.addEventListener("click", (event) => isOpen() && leaves(event) && show(false));
+  document.addEventListener("keydown", ({ key }) => key === "Escape" && isOpen() && show(false));
+  matchMedia("(min-width: 56rem)").addEventListener("change", () => isOpen() && show(false));
+}

@@ -1,0 +1,88 @@
+"""Documents on the page: upload by choosing and by dropping, how far it is, why it failed, and deleting."""
+
+import asyncio
+
+from playwright.async_api import FilePayload, Page, Route, expect
+
+from tests.browser.actions import answered, open_documents
+from tests.browser.conftest import Server, Visit
+
+DROP = """
+(text) => {
+  const data = new DataTransfer();
+  data.items.add(new File([text], "dropped.md"));
+  dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+}
+"""
+
+
+def file(name: str, text: bytes) -> FilePayload:
+    """A file to choose."""
+    return {"name": name, "mimeType": "application/octet-stream", "buffer": text}
+
+
+async def remove(page: Page, title: str) -> None:
+    """Delete a document in the list."""
+    await page.get_by_role("button", name=f"Delete {title}").click()
+    await page.get_by_role("button", name=f"Delete {title}: press again").click()
+    await expect(page.get_by_role("button", name=f"Delete {title}")).to_have_count(0)
+
+
+async def test_files_are_uploaded_listed_and_can_be_asked_about(visit: Visit, offline: Server) -> None:
+    """Each file says what became of it; the one that cannot be read says why, and can be tried again."""
+    page = await visit(offline)
+    dialog = await open_documents(page)
+    heron = b"# Herons\n\nThe harbour heron of Vik eats eleven small herrings on each working day.\n"
+    await page.locator("#files").set_input_files([file("heron.md", heron), file("broken.bin", b"\0\1\2" * 9)])
+    uploads = dialog.get_by_role("list", name="Uploads").get_by_role("listitem")
+    await expect(uploads.filter(has_text="heron.md")).to_contain_text("Added, 1 passage")
+    broken = uploads.filter(has_text="broken.bin")
+    await expect(broken).to_contain_text("no format that is known")
+    await broken.get_by_role("button", name="Try again").click()
+    await expect(broken).to_contain_text("no format that is known")
+    await expect(dialog.get_by_role("list", name="Stored")).to_contain_text("upload/heron.md")
+    await dialog.get_by_role("button", name="Close").click()
+    turn = await answered(page, "How many herrings does the harbour heron of Vik eat?")
+    await expect(turn.get_by_role("list", name="Sources")).to_contain_text("upload/heron.md")
+    await open_documents(page)
+    await remove(page, "Herons")
+
+
+async def test_a_dropped_file_is_uploaded(visit: Visit, offline: Server) -> None:
+    """It may be dropped anywhere; the dialog opens and shows it."""
+    page = await visit(offline)
+    await expect(page.locator("#welcome")).to_be_visible()
+    await page.evaluate(DROP, "# Owls\n\nThe owl of the lighthouse sleeps until four in the afternoon.\n")
+    await expect(page.get_by_role("list", name="Uploads")).to_contain_text("Added, 1 passage")
+    await remove(page, "Owls")
+
+
+async def test_an_upload_shows_how_far_it_is(visit: Visit, offline: Server) -> None:
+    """As long as the server has not taken it, it is under way."""
+    held = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await held.wait()
+        await route.continue_()
+
+    page = await visit(offline)
+    await page.route("**/v1/documents", hold)
+    await page.locator("#files").set_input_files([file("swift.md", b"# Swifts\n\nSwifts sleep in the air.\n" * 9)])
+    bar = page.locator("progress")
+    await expect(bar).to_have_attribute("aria-label", "Upload of swift.md")
+    await expect(bar).to_have_js_property("position", 0)
+    held.set()
+    await expect(page.locator("#uploads")).to_contain_text("Added")
+    await expect(bar).to_be_hidden()
+    await page.unroute("**/v1/documents")
+    await open_documents(page)
+    await remove(page, "Swifts")
+
+
+async def test_a_file_that_is_too_large_is_not_sent(visit: Visit, offline: Server) -> None:
+    """The page knows the limit, and says it."""
+    page = await visit(offline)
+    await expect(page.locator("#welcome")).to_be_visible()
+    await page.locator("#files").set_input_files([file("large.txt", b"x" * 20_000_001)])
+    await expect(page.locator("#uploads")).to_contain_text("Too large: a file may have 20.0 MB.")
+    assert (await (await page.request.get(f"{offline.url}v1/uploads?limit=1")).json())["data"][0]["source"] != "large.txt"

@@ -1,0 +1,49 @@
+"""The page of a server that asks for an API key."""
+
+import asyncio
+
+import pytest
+from playwright.async_api import expect
+
+from tests.browser.actions import QUESTION, ask
+from tests.browser.conftest import Server, Visit
+
+
+@pytest.fixture
+def key(locked: Server) -> str:
+    """A key of a tenant that has no documents."""
+    printed, _ = locked.command("keys", "create", "reader", "--tenant", "empty").communicate(timeout=30)
+    return printed.decode().strip()
+
+
+async def test_a_key_is_asked_for_and_kept_in_the_tab(visit: Visit, locked: Server, key: str) -> None:
+    """A wrong key is asked for again; the right one is not, also after a reload, and another tab does not have it."""
+    page = await visit(locked)
+    dialog = page.get_by_role("dialog", name="An API key is needed")
+    await expect(dialog).to_be_visible()
+    for given in ("wrong", key):
+        async with page.expect_response("**/v1/conversations?*"):
+            await dialog.get_by_label("API key").fill(given)
+            await page.keyboard.press("Enter")
+        await expect(dialog).to_be_visible(visible=given == "wrong")
+    await page.reload()
+    await expect(page.locator("#no-documents")).to_be_visible()
+    await expect(dialog).to_be_hidden()
+    assert await page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+    turn = await ask(page)
+    await expect(turn.locator(".notice")).to_contain_text("add a document first")
+
+
+async def test_without_a_key_the_question_waits(visit: Visit, locked: Server) -> None:
+    """Whoever gives none is told, and may ask again; the question is still there."""
+    page = await visit(locked)
+    dialog = page.get_by_role("dialog", name="An API key is needed")
+    for _ in range(2):
+        await dialog.get_by_role("button", name="Not now").click()
+        await asyncio.sleep(0)
+    turn = await ask(page)
+    await dialog.get_by_role("button", name="Not now").click()
+    await expect(turn.locator(".notice")).to_contain_text("asks for an API key")
+    await expect(turn.get_by_role("heading")).to_have_text(QUESTION)
+    await turn.get_by_role("button", name="Ask again").click()
+    await expect(dialog).to_be_visible()
