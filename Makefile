@@ -1,6 +1,6 @@
 # Every command of the template; `make` lists them. CI and the docs call only these.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure bench-gateway soak-gateway bench-rag bench-ingest bench-scale bench-evals kill-ingest conformance corpus-pdf clean
+.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure bench-gateway soak-gateway bench-rag bench-ingest bench-scale bench-evals screenshots kill-ingest conformance corpus-pdf clean
 
 # uv is used where it is installed, and installed into .uv/ where it is not; hooks find it on the PATH.
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
@@ -91,6 +91,10 @@ bench-scale: $(DEFAULT)/.venv/made ## Measure growth to 100,000 chunks; DATA=fol
 
 bench-evals: $(DEFAULT)/.venv/made ## Measure the evaluation harness against bare pydantic-evals
 	@$(WITH_TOOLS) -m tools.bench_evals
+
+screenshots: $(DEFAULT)/.venv/made ## Take the pictures in docs/images of the chat page; needs Chromium
+	@$(UV) sync --quiet --project $(DEFAULT) --no-install-project --group browser
+	@$(WITH_TOOLS) -m tools.screenshots
 
 kill-ingest: $(DEFAULT)/.venv/made ## Kill an ingest of 2,000 documents at 20 random moments; minutes
 	@$(WITH_TOOLS) -m tools.kill_ingest

@@ -6,10 +6,13 @@ Minutes, not seconds. The template is cloned first, so that nothing which is not
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ import pytest
 from tools.render import ROOT, export
 
 pytestmark = pytest.mark.slow
+TYPESCRIPT = ("openapi-fetch@0.17.0", "typescript@5.9.3")
 INHERITED = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "q")
 
 
@@ -102,22 +106,49 @@ def test_readme_commands_work(project: Path) -> None:
     assert (project / "tested-set.txt").read_bytes() == tested
 
 
-def test_make_serve_answers_over_http(project: Path) -> None:
-    """`make serve` serves the documented API, and ends when it is told to."""
+@contextmanager
+def serving(project: Path, **settings: str) -> Iterator[str]:
+    """`make serve`, at the address given; it ends when it is told to."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = subprocess.Popen(
-        ["make", "serve"], cwd=project, env=os.environ | {"PORT": str(port)}, start_new_session=True
-    )
+    environment = os.environ | settings | {"PORT": str(port)}
+    server = subprocess.Popen(["make", "serve"], cwd=project, env=environment, start_new_session=True)
     try:
-        ask = f"curl --silent --retry 30 --retry-connrefused --retry-delay 1 http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
+
+
+def test_make_serve_answers_over_http(project: Path) -> None:
+    """`make serve` serves the documented API, and ends when it is told to."""
+    with serving(project) as url:
+        ask = f"curl --silent --retry 30 --retry-connrefused --retry-delay 1 {url}"
         assert '"ok"' in run(f"{ask}/livez", project)
         body = '{"question": "What does a circuit breaker do?"}'
         answer = json.loads(run(f"{ask}/v1/ask -H 'Content-Type: application/json' -d '{body}'", project))
         assert answer["citations"][0]["source"] == "corpus/fallback-and-circuit-breakers.md"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=60)
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js with npm")
+def test_the_typescript_client_works_as_its_document_says(project: Path) -> None:
+    """`make client`, the strict compiler on the document's program, and that program against a server."""
+    run("make client", project)
+    client, howto = project / "client", (project / "docs/howto/typescript-client.md").read_text(encoding="utf-8")
+    (client / "example.ts").write_text(re.findall(r"```ts\n(.*?)```", howto, re.DOTALL)[0], encoding="utf-8")
+    (client / "package.json").write_text('{"type": "module"}', encoding="utf-8")
+    run(f"npm install --no-package-lock --no-audit --no-fund {' '.join(TYPESCRIPT)}", client)
+    run("npx tsc --strict --target es2022 --module nodenext --outDir out example.ts", client)
+    secret = secrets.token_hex(32)
+    key = run(f"API_KEY_SECRET={secret} .venv/bin/app keys create typescript 2>/dev/null", project).strip()
+    with serving(project, API_KEY_SECRET=secret) as url:
+        run(f"curl --silent --fail --retry 30 --retry-all-errors --retry-delay 1 {url}/readyz", project)
+        program = f"import('./out/example.js').then(({{main}}) => main('{url}', '{key}'))"
+        models, _, *citations, problem = run(f'node -e "{program}"', client).splitlines()
+    assert models == "models: chat, documents, embedding"
+    assert any(re.match(r"\[1\] corpus/bm25\.md: .*k1", citation) for citation in citations)
+    assert problem == "404 not_found"
+    assert run("git status --short client", project) == "", "what is generated is ignored"
 
 
 def test_refuses_what_cannot_work(project: Path) -> None:

@@ -31,6 +31,8 @@ CHUNKS_A_SECOND = 10
 STARTING_SECONDS = 10  # in which the streams begin: clients do not all come at once
 STOPPED_STREAMS, STOPPED_SECONDS = 100, 25
 READY_SECONDS = 120
+ENDLESS = 100_000  # chunks of a stream that nobody waits for
+NO_LIMIT = aiohttp.ClientTimeout(total=None)
 QUESTION = {"model": "chat", "stream": True, "messages": [{"role": "user", "content": "Count."}]}
 SETTINGS = {
     "CHAT_MODEL": "openai/soak",
@@ -172,21 +174,18 @@ async def stop(process: subprocess.Popen[str], url: str, count: int) -> str:
     return f"SIGTERM with {count} open streams: each got its last event, and the server ended with 0 after {seconds:.1f} s"
 
 
-NO_LIMIT = aiohttp.ClientTimeout(total=None)
-
-
 def main(count: int, seconds: int) -> None:
     """Run both, and print how they went."""
-    chunks = seconds * CHUNKS_A_SECOND
+    chunks, stopped = seconds * CHUNKS_A_SECOND, min(count, STOPPED_STREAMS)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {sys.version.split()[0]}\n")
-    with postgres() as database_url, provider(chunks) as (double, model_url):
-        with server(model_url, database_url) as (process, url):
+    with postgres() as database_url:
+        with provider(chunks) as (double, model_url), server(model_url, database_url) as (process, url):
             watched = [psutil.Process(pid) for pid in (process.pid, double, os.getpid())]
             row = asyncio.run(load(url, count, chunks, *watched))
         print("| streams | chunks | took | between chunks: p50 / p95 / p99 / longest | CPU: server / provider / clients | memory |")
         print(f"|---|---|---|---|---|---|\n{row}\n", flush=True)
-        with server(model_url, database_url) as (process, url):
-            print(asyncio.run(stop(process, url, min(count, STOPPED_STREAMS))))
+        with provider(ENDLESS) as (_, model_url), server(model_url, database_url) as (process, url):
+            print(asyncio.run(stop(process, url, stopped)))
 
 
 if __name__ == "__main__":

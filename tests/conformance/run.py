@@ -9,6 +9,7 @@ does what a client's message says: see `REPLIES`. Fails where a check of a clien
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,7 @@ SETTINGS = {
     "KEY_BUDGET_USD": "1",
     "MAX_ATTEMPTS": "1",
     "BREAKER_FAILURES": "1000",
-    "API_KEY_SECRET": "conformance-conformance-conformance",
+    "API_KEY_SECRET": secrets.token_hex(32),
     "PORT": "0",
 }
 INHERITED = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "MAKEFLAGS", "MAKELEVEL")

@@ -10,12 +10,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import AppError, BudgetExceeded, InvalidApiKey
 
 log = structlog.get_logger(__name__)
 CLIENT_ERRORS = range(400, 500)
+METHODS = ("GET", "HEAD", "POST", "DELETE")
 
 ErrorBody = dict[str, dict[str, str | None]]
 
@@ -93,6 +95,17 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def known(_: Request, error: Exception) -> JSONResponse:
         return response_to(error)
+
+    @app.exception_handler(405)
+    async def other_method(request: Request, error: Exception) -> JSONResponse:
+        """Name every method that there is; a route of FastAPI's knows its own alone."""
+        response, routes = response_to(error), request.app.routes
+        with_each = ((method, {**request.scope, "method": method}) for method in METHODS)
+        there_are = (
+            method for method, scope in with_each if any(one.matches(scope)[0] is Match.FULL for one in routes)
+        )
+        response.headers["Allow"] = ", ".join(there_are)
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

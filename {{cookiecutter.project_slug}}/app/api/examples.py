@@ -59,6 +59,8 @@ _ANSWER = {
     "passages": [_PASSAGE],
 }
 
+_MODEL = {"id": "chat", "object": "model", "created": 0, "owned_by": "app", "description": "the chat model"}
+
 EXAMPLES: dict[str, Any] = {
     "Question": {"question": _QUESTION, "stream": False, "filters": {"source_prefix": "upload/"}},
     "Answer": _ANSWER,
@@ -93,5 +95,79 @@ EXAMPLES: dict[str, Any] = {
         "metadata": {"department": "sales"},
         "chunks": 42,
         "created_at": _WHEN,
+    },
+    "Body_upload_document": {"file": "# Handbook", "metadata": '{"department": "sales"}'},
+    "Upload": {
+        "id": "0b0d3a0c-6a55-4f0e-9a53-0c7f3b8f4c11",
+        "source": _SOURCE,
+        "bytes": 184_320,
+        "status": "done",
+        "attempts": 1,
+        "outcome": "added",
+        "chunks": 42,
+        "error": None,
+        "created_at": _WHEN,
+        "updated_at": _WHEN,
+    },
+    "Model": _MODEL,
+    "ModelList": {"object": "list", "data": [_MODEL]},
+    "ChatCompletion": {
+        "id": "chatcmpl-2f6d",
+        "object": "chat.completion",
+        "created": 1_795_000_000,
+        "model": "documents",
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": "At most ten days. [1]",
+                    "refusal": None,
+                    "citations": [_CITATION],
+                    "answer_id": _ANSWER_ID,
+                },
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 812,
+            "completion_tokens": 31,
+            "total_tokens": 843,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+    },
+    "Response": {
+        "id": "resp_2f6d",
+        "object": "response",
+        "created_at": 1_795_000_000,
+        "status": "completed",
+        "model": "chat",
+        "output": [
+            {
+                "id": "item_1",
+                "type": "message",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": "Hello.", "annotations": [], "logprobs": []}],
+            }
+        ],
+        "error": None,
+        "incomplete_details": None,
+        "usage": {
+            "input_tokens": 9,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 2,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 11,
+        },
+        "instructions": None,
+        "metadata": {},
+    },
+    "EmbeddingList": {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.12, -0.03, 0.99]}],
+        "model": "embedding",
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
     },
 }

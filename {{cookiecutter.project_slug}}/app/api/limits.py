@@ -21,6 +21,7 @@ from app.db.limits import Level, Pour, lease, pour, release
 from app.errors import DatabaseUnavailable, RateLimited
 
 MARGIN_SECONDS = 60  # a lease outlives the longest stream by as much
+SECOND = 1_000  # milliseconds
 KINDS = ("requests", "tokens")
 log = structlog.get_logger(__name__)
 
@@ -167,7 +168,8 @@ def _headers(levels: Sequence[Level]) -> dict[str, str]:
 
 def _duration(seconds: float) -> str:
     """As OpenAI writes it: 120ms, 8.64s, 6m0s."""
-    if seconds < 1:
-        return f"{max(seconds, 0) * 1000:.0f}ms"
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes:.0f}m{rest:.0f}s" if minutes else f"{rest:.2f}s"
+    milliseconds = max(0, round(seconds * SECOND))
+    if milliseconds < SECOND:
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds, 60 * SECOND)
+    return f"{f'{minutes}m' if minutes else ''}{rest / SECOND:g}s"

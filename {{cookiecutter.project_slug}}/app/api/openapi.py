@@ -4,7 +4,7 @@ A route says what is its own: its words, its models, and as `responses={409: {}}
 the errors get their shape, each object its example, and each operation what middleware adds. Knows no route.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,12 @@ from app.api.examples import EXAMPLES
 
 Document = dict[str, Any]
 SCHEMAS = "#/components/schemas/"
+EVENTS = "text/event-stream"
+EVENT: Document = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "contentMediaType": "application/json"}},
+}
 TAGS = {
     "ask": "Answers from the documents, with citations that were checked.",
     "answers": "What an answer cites, with the text around it.",
@@ -29,7 +35,8 @@ TAGS = {
 }
 DESCRIPTION = """Send `Authorization: Bearer KEY`. Every error has one shape, `{"error": {...}}`, whose `code` is for
 programs. Lists come in pages: go on with `after` set to `last_id` while `has_more`. Every response has the id of its
-request in `X-Request-ID`; send your own to find it in the log."""
+request in `X-Request-ID`; send your own to find it in the log. Where a limit is set, `X-RateLimit-Remaining-Requests`
+and its like, for tokens too and with `Limit` and `Reset`, say how much of it is left."""
 HEADERS = {
     "RequestId": "the id of this request, in the log too; what the request had in X-Request-ID, or a new one",
     "RetryAfter": "the seconds after which to come back",
@@ -38,7 +45,7 @@ IDEMPOTENCY_KEY: Document = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"},
     "example": "8c5f3e0a-order-17",
     "description": "Sent again with the same body, the first response is given again and nothing is done twice.",
 }
@@ -99,9 +106,12 @@ def _complete(document: Document) -> Document:
     document["tags"] = [{"name": name, "description": says} for name, says in TAGS.items() if name in used]
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     _add_shared(document["components"], schemas)
+    _require_what_is_always_there(operations, schemas)
     for path, method, operation in operations:
         _complete_operation(path, method, operation)
-        for content in _contents(operation):
+        for kind, content in _contents(operation):
+            if kind == EVENTS:
+                content.setdefault("itemSchema", EVENT)
             _add_example(content, schemas)
     return document
 
@@ -148,6 +158,33 @@ def _page_example(schema: Document, schemas: Document) -> Document | None:
     }
 
 
+def _require_what_is_always_there(operations: Iterable[tuple[str, str, Document]], schemas: Document) -> None:
+    """A default is for who asks: in a response there is every property, but for some that would be null."""
+    asked: set[str] = set()
+    for _, _, operation in operations:
+        _note_references(operation.get("requestBody"), schemas, asked)
+    for name in schemas.keys() - asked:
+        properties, required = schemas[name].get("properties", {}), schemas[name].get("required", ())
+        schemas[name]["required"] = [one for one in properties if one in required or not _may_be_null(properties[one])]
+
+
+def _note_references(part: object, schemas: Document, noted: set[str]) -> None:
+    """The names of the schemas that this part leads to."""
+    if isinstance(part, list):
+        for one in part:
+            _note_references(one, schemas, noted)
+    elif isinstance(part, dict):
+        name = str(part.get("$ref", "")).removeprefix(SCHEMAS)
+        if name in schemas and name not in noted:
+            noted.add(name)
+            _note_references(schemas[name], schemas, noted)
+        _note_references(list(part.values()), schemas, noted)
+
+
+def _may_be_null(property_: Document) -> bool:
+    return any(one.get("type") == "null" for one in property_.get("anyOf", ()))
+
+
 def _complete_operation(path: str, method: str, operation: Document) -> None:
     """The first sentence of the description is its summary; an error that FastAPI made up goes, and ours come."""
     summary, _, rest = operation.get("description", "").partition(". ")
@@ -177,7 +214,7 @@ def _errors(path: str, method: str, operation: Document) -> set[int]:
         statuses |= {400, 413}
     if operation.get("parameters") or "requestBody" in operation:
         statuses.add(422)
-    if "{" in path:
+    if "{" in path or any(parameter.get("name") == "after" for parameter in operation.get("parameters", ())):
         statuses.add(404)
     return statuses
 
@@ -197,10 +234,10 @@ def _describe_error(status: int, response: Document) -> None:
         response["headers"] = {"Retry-After": {"$ref": "#/components/headers/RetryAfter"}}
 
 
-def _contents(operation: Document) -> Iterator[Document]:
-    """What a body may be: of the request, and of each response."""
+def _contents(operation: Document) -> Iterator[tuple[str, Document]]:
+    """What a body may be, with its media type: of the request, and of each response."""
     for part in (operation.get("requestBody", {}), *operation["responses"].values()):
-        yield from part.get("content", {}).values()
+        yield from part.get("content", {}).items()
 
 
 def _add_example(content: Document, schemas: Document) -> None:

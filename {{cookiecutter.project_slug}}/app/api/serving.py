@@ -13,6 +13,7 @@ import uvicorn
 
 from app.api.main import create_app
 from app.api.stopping import Stopping
+from app.db.engine import connect
 from app.settings import Settings
 
 GRACE_SECONDS = 3  # for clients that have to read their last bytes
@@ -29,8 +30,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     app = create_app(settings)
     with _bound(settings.host, settings.port) as bound:
+        await _reach_database(settings)
         async with app.router.lifespan_context(app):
-            await app.state.services.database.is_migrated()  # whether it is or not: one that is away is told now
             config = uvicorn.Config(
                 app,
                 lifespan="off",
@@ -71,6 +72,13 @@ class Server(uvicorn.Server):
             return False
         self._stopping.cut_short()
         return True
+
+
+async def _reach_database(settings: Settings) -> None:
+    """One that is away is told now: parts that start would wait for it."""
+    if settings.database_url is not None:
+        async with connect(settings.database_url.get_secret_value()) as database:
+            await database.is_migrated()  # whether it is or not
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -40,7 +40,8 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
         """Send them. StopWhenClientLeaves watches; starlette's own watch would cancel the closing too."""
-        stopping = await stopping_of(Request(scope))
+        request = Request(scope)
+        stopping = await stopping_of(request)
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         wire = _Wire(send, start)
         try:
@@ -50,7 +51,7 @@ class EventStream(StreamingResponse):
         except Exception as error:
             if not wire.begun:
                 raise
-            scope["state"]["broken"] = True
+            request.state.broken = True
             report(error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LAST_EVENT_SECONDS):

@@ -37,13 +37,17 @@ def delete(
 def measure(dataset: Dataset = FOLLOW_UPS, documents: Documents = None) -> None:
     """Show whether follow-up questions find their documents, and whether other questions still do.
 
+    Recall@5: a right document is among the first five passages. Right first:
+    the answer cites one first. Every question should have an answer.
+
     Each is searched for alone, always with the question before it, and as the
     settings have it: rewritten by the chat model, or joined by a rule.
     """
-    table = Table("searched for", "questions", "cases", "recall@5", "abstained")
+    table = Table("searched for", "questions", "cases", "recall@5", "right first", "abstained")
     for one in asyncio.run(_measure(dataset, documents or DOCUMENTS)):
+        shares = (one.found, one.right, one.abstained)
         kind = "that follow" if one.follows else "that stand alone"
-        table.add_row(one.way, kind, str(one.cases), f"{one.found:.2f}", f"{one.abstained:.2f}")
+        table.add_row(one.way, kind, str(one.cases), *(f"{share:.2f}" for share in shares))
     out.print(table)
 
 

@@ -6,7 +6,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from app.db.engine import connect
 from app.db.engine import migrate as run_migrations
+from app.db.keys import list_keys
+from app.db.vectors import tend
 from app.errors import ConfigurationError
 from app.gateway.deployments import Deployment, resolve
 from app.session import err, out, start
@@ -37,12 +40,24 @@ def serve(
 
 @cli.command(rich_help_panel="Operation")
 def migrate() -> None:
-    """Bring the schema of DATABASE_URL up to date. The built-in Postgres needs no such step."""
+    """Bring the schema of DATABASE_URL up to date, and tend the tables; its user has to be their owner.
+
+    The built-in Postgres needs no such step.
+    """
     settings = start()
     if settings.database_url is None:
         raise ConfigurationError("set DATABASE_URL; the built-in Postgres brings itself up to date")
-    asyncio.run(run_migrations(settings.database_url.get_secret_value()))
+    asyncio.run(_migrate(settings.database_url.get_secret_value()))
     out.print("the schema is up to date")
+
+
+async def _migrate(url: str) -> None:
+    """What the server may not do, as it is not the owner: the schema, and an index where a tenant has many vectors."""
+    await run_migrations(url)
+    async with connect(url) as database:
+        async with database.across_tenants() as connection:
+            tenants = {key.tenant for key in await list_keys(connection)}
+        await tend(database, tenants={database.tenant, *tenants})
 
 
 def _named(deployment: Deployment) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 
 from pydantic import TypeAdapter
-from sqlalchemy import RowMapping, func, insert, select, text
+from sqlalchemy import RowMapping, func, insert, outerjoin, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.conversations import take_answer
@@ -110,6 +110,7 @@ async def save_answer(connection: AsyncConnection, tenant: str, answer: Answer, 
         "output_tokens": usage["output_tokens"],
         "usage_estimated": usage["estimated"],
     }
+    # Not when the transaction began: it may have waited for another answer of the conversation.
     await connection.execute(insert(answers).values(row | {"created_at": func.clock_timestamp()}))
 
 
@@ -136,8 +137,8 @@ async def read_turns(connection: AsyncConnection, tenant: str, conversation_id: 
 
 async def read_rated(connection: AsyncConnection, tenant: str, owner: str, conversation_id: str) -> list[RatedAnswer]:
     """The newest MOST_ANSWERS of a conversation, oldest first, with what the owner thought of them."""
-    mine = (feedback.c.answer_id == ROW.id) & (feedback.c.owner == owner)
-    query = select(answers, feedback.c.rating.label("feedback")).outerjoin(feedback, mine)
+    rated = outerjoin(answers, feedback, feedback.c.answer_id == ROW.id)  # by the owner alone: nobody else may
+    query = select(answers, feedback.c.rating.label("feedback")).select_from(rated)
     query = query.where(ROW.tenant == tenant, ROW.owner == owner, ROW.conversation_id == conversation_id)
     newest = await connection.execute(query.order_by(*NEWEST).limit(MOST_ANSWERS))
     return [answer_of(row) for row in reversed(newest.mappings().all())]

@@ -93,7 +93,6 @@ async def delete_history(connection: AsyncConnection, tenant: str, owner: str) -
 
     An answer that is on its way into one of the conversations waits for this, and is then refused.
     """
-    await connection.execute(select(ROW.id).where(_of(conversations, tenant, owner)).with_for_update())
     said = await connection.execute(delete(answers).where(_of(answers, tenant, owner)))
     held = await connection.execute(delete(conversations).where(_of(conversations, tenant, owner)))
     return held.rowcount, said.rowcount

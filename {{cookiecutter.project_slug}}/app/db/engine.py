@@ -127,7 +127,8 @@ def lost_connections() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise DatabaseUnavailable(f"the database cannot be reached: {error.orig}") from error
+        said = " ".join(str(error.orig).split())
+        raise DatabaseUnavailable(f"the database cannot be reached: {said}") from error
     except PoolTimeout as error:
         raise DatabaseUnavailable("every connection to the database is in use") from error
     except ProgrammingError as error:

@@ -51,7 +51,7 @@ class ApiKey:
     id: str
     tenant: str
     name: str
-    scopes: tuple[Scope, ...]
+    scopes: list[Scope]
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None

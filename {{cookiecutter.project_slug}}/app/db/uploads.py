@@ -146,11 +146,18 @@ async def report_upload(
     return (await connection.execute(done)).rowcount > 0
 
 
-async def lost_uploads(connection: AsyncConnection, *, seconds: float, limit: int) -> list[Lost]:
-    """Those of every tenant that are not at their end and that nobody has touched for so long, the oldest first."""
+async def take_lost(connection: AsyncConnection, *, seconds: float, limit: int) -> list[Lost]:
+    """Those of every tenant that are not at their end and that nobody has touched for so long, the oldest first.
+
+    They are queued from now on, and not lost again until so much later: who worked on one has given it up.
+    """
     idle = ROW.updated_at < func.now() - text("make_interval(secs => :seconds)").bindparams(seconds=seconds)
     query = select(ROW.tenant, ROW.id, ROW.source).where(ROW.status.in_(OPEN), idle)
-    return [Lost(*row) for row in await connection.execute(query.order_by(ROW.updated_at).limit(limit))]
+    oldest = query.order_by(ROW.updated_at).limit(limit).with_for_update(skip_locked=True)
+    lost = [Lost(*row) for row in await connection.execute(oldest)]
+    taken = update(uploads).where(ROW.id.in_([one.id for one in lost]))
+    await connection.execute(taken.values(status="queued", updated_at=func.now()))
+    return lost
 
 
 def _is(tenant: str, upload_id: str) -> ColumnElement[bool]:

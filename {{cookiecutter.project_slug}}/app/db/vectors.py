@@ -3,7 +3,7 @@
 Knows nothing of models but their names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 from sqlalchemy import delete, text
@@ -104,14 +104,15 @@ async def drop_stamp(connection: AsyncConnection, tenant: str, model: str) -> bo
     return were
 
 
-async def tend(database: Database, *, index_from: int = INDEX_FROM) -> None:
-    """Give the planner statistics, index-only scans their visibility map, and many vectors an index.
+async def tend(database: Database, *, index_from: int = INDEX_FROM, tenants: Iterable[str] = ()) -> None:
+    """Give the planner statistics, index-only scans their visibility map, and many vectors of a tenant an index.
 
     This takes the tables' owner. Where the user is another, it is left to that one, and to autovacuum. Raises
     nothing: what was stored before is stored, whatever becomes of this.
     """
     try:
-        lengths = await unindexed(database, index_from)
+        whose = map(database.for_tenant, tenants or [database.tenant])
+        lengths = {length for tenant in whose for length in await unindexed(tenant, index_from)}
         async with database.engine.connect() as plain:
             connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
             await connection.execute(text(f"VACUUM (ANALYZE) {TABLES}"))

@@ -170,7 +170,9 @@ def _call(deployment: Deployment) -> dict[str, Any]:
     if key is None and settings.api_base is not None:
         key = "not-needed"
     place = {"api_base": settings.api_base, "api_version": settings.api_version, "api_key": key}
-    given = {name: value for name, value in place.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in place.items() if value is not None}
+    if deployment.is_offline:  # litellm takes what it does not know for a model that cannot think
+        given["allowed_openai_params"] = ["reasoning_effort"]
     limits = {"max_retries": 0, "num_retries": 0, "timeout": OUTLASTS_SECONDS}
     return {"model": deployment.model, **limits, **given, **deployment.parameters}
 

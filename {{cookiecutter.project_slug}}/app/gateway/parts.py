@@ -17,6 +17,7 @@ from app.errors import InvalidInput
 Input = Literal["image", "audio"]
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+HEADROOM = 300  # levels of nesting: whoever encodes it further on has less of the stack left
 TEXT_ONLY: frozenset[Input] = frozenset()
 # The bytes that a file of each type begins with.
 IMAGES = {
@@ -82,6 +83,8 @@ def check(messages: object, *, most_bytes: int) -> frozenset[Input]:
 
 def _sendable(value: object, name: str) -> None:
     """What cannot be sent is the caller's mistake, and must not look like the provider's."""
+    for _ in range(HEADROOM):
+        value = [value]
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError):

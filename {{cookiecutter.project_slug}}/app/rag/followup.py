@@ -24,6 +24,9 @@ from app.settings import Settings
 from app.types import Turn
 
 FEWEST_TERMS = 3  # with fewer, a question says too little to be searched for alone
+# Unless it names something (BM25, the Nile), or introduces it.
+NAMES = re.compile(r"\w[A-Z]|\d|(?<=\s)(?!I\b)[A-Z]")
+INTRODUCES = re.compile(r"^\W*what (?:is|are) (?!the\b)", re.IGNORECASE)
 GOES_BACK = re.compile(
     r"^\W*(?:and|or|but|so|then|also|what about|how about|what else|why not)\b"
     r"|\b(?:its?|they|them|theirs?|that|this|these|those|he|she|him|hers?|his|ones?|there|former|latter|same)\b",
@@ -54,18 +57,21 @@ async def stand_alone(
     if not turns:
         return question
     most = settings.max_question_characters
-    if not gateway.deployments()[0].is_offline:
-        context = replace(context, ends=context.ends - context.seconds_left / 2)
-        values = {"conversation": _fenced(turns), "question": neutral(question)}
-        messages = load_prompt("followup").messages(**values)
-        try:
-            parsed = await parse(gateway, messages, Standalone, context=context, parameters={"temperature": 0})
-        except ProviderError as error:
-            log.warning("a follow-up question was not rewritten: a rule decides", reason=error.code)
-        else:
-            if rewritten := restored(parsed.value.question).replace("\0", "").strip()[:most]:
-                return rewritten
-    return joined(question, turns, most=most)
+    is_offline = gateway.deployments()[0].is_offline
+    rewritten = "" if is_offline else await _rewritten(question, turns, gateway, context)
+    return rewritten[:most] or joined(question, turns, most=most)
+
+
+async def _rewritten(question: str, turns: Sequence[Turn], gateway: Gateway, context: CallContext) -> str:
+    """What the model makes of it; empty where it failed."""
+    context = replace(context, ends=context.ends - context.seconds_left / 2)
+    messages = load_prompt("followup").messages(conversation=_fenced(turns), question=neutral(question))
+    try:
+        parsed = await parse(gateway, messages, Standalone, context=context, parameters={"temperature": 0})
+    except ProviderError as error:
+        log.warning("a follow-up question was not rewritten: a rule decides", reason=error.code)
+        return ""
+    return restored(parsed.value.question).replace("\0", "").strip()
 
 
 def newest(history: Sequence[Turn], tokens: int) -> list[Turn]:
@@ -84,7 +90,9 @@ def newest(history: Sequence[Turn], tokens: int) -> list[Turn]:
 
 def goes_back(question: str) -> bool:
     """Whether a question seems to need what was said before it. Knows English, as the offline models do."""
-    return len(terms(question)) < FEWEST_TERMS or GOES_BACK.search(question) is not None
+    if GOES_BACK.search(question):
+        return True
+    return len(terms(question)) < FEWEST_TERMS and not (INTRODUCES.search(question) or NAMES.search(question))
 
 
 def joined(question: str, turns: Sequence[Turn], *, most: int) -> str:

@@ -39,9 +39,7 @@ USUAL = Options()
 class Ingester:
     """Brings one tenant's documents up to date. Leaving it ends the processes that read, unless they are shared."""
 
-    def __init__(
-        self, database: Database, gateway: Gateway, settings: Settings, parser: Parser | None = None
-    ) -> None:
+    def __init__(self, database: Database, gateway: Gateway, settings: Settings, parser: Parser | None = None) -> None:
         self._parts = (database, gateway, settings)
         self._database = database
         self._settings = settings

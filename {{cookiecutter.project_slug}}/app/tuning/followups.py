@@ -41,12 +41,16 @@ class FollowUp(BaseModel):
 
 @dataclass(frozen=True)
 class Figures:
-    """What a way to search does to questions that follow, or to others: shares of the cases."""
+    """What a way to search does to questions that follow, or to others, in shares of the cases.
+
+    `found` have a right document among the first passages, `right` cite one first.
+    """
 
     way: str
     follows: bool
     cases: int
     found: float
+    right: float
     abstained: float
 
 
@@ -89,4 +93,5 @@ def _figures(way: str, follows: bool, answers: Sequence[tuple[FollowUp, Answer]]
     found = fmean(
         not case.relevant.isdisjoint(passage.source for passage in answer.passages[:FIRST]) for case, answer in answers
     )
-    return Figures(way, follows, len(answers), found, fmean(answer.abstained for _, answer in answers))
+    right = fmean(bool(answer.citations) and answer.citations[0].source in case.relevant for case, answer in answers)
+    return Figures(way, follows, len(answers), found, right, fmean(answer.abstained for _, answer in answers))

@@ -1,6 +1,6 @@
 """What people do on the page, in words of the page."""
 
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import FilePayload, Locator, Page, expect
 
 QUESTION = "What does k1 do in BM25?"
 OTHER = "How should a failed citation be handled?"
@@ -25,6 +25,11 @@ async def answered(page: Page, question: str = QUESTION) -> Locator:
     turn = await ask(page, question)
     await expect(turn.get_by_role("button", name="Copy the answer")).to_be_visible()
     return turn
+
+
+def file(name: str, content: bytes) -> FilePayload:
+    """A file to choose."""
+    return {"name": name, "mimeType": "application/octet-stream", "buffer": content}
 
 
 async def open_documents(page: Page) -> Locator:

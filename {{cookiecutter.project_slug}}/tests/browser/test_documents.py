@@ -2,23 +2,18 @@
 
 import asyncio
 
-from playwright.async_api import FilePayload, Page, Route, expect
+from playwright.async_api import Page, Route, expect
 
-from tests.browser.actions import answered, open_documents
+from tests.browser.actions import answered, file, open_documents
 from tests.browser.conftest import Server, Visit
 
 DROP = """
-(text) => {
+([name, text, times]) => {
   const data = new DataTransfer();
-  data.items.add(new File([text], "dropped.md"));
+  data.items.add(new File([text.repeat(times)], name));
   dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
 }
 """
-
-
-def file(name: str, text: bytes) -> FilePayload:
-    """A file to choose."""
-    return {"name": name, "mimeType": "application/octet-stream", "buffer": text}
 
 
 async def remove(page: Page, title: str) -> None:
@@ -52,7 +47,9 @@ async def test_a_dropped_file_is_uploaded(visit: Visit, offline: Server) -> None
     """It may be dropped anywhere; the dialog opens and shows it."""
     page = await visit(offline)
     await expect(page.locator("#welcome")).to_be_visible()
-    await page.evaluate(DROP, "# Owls\n\nThe owl of the lighthouse sleeps until four in the afternoon.\n")
+    await page.evaluate(
+        DROP, ["owl.md", "# Owls\n\nThe owl of the lighthouse sleeps until four in the afternoon.\n", 1]
+    )
     await expect(page.get_by_role("list", name="Uploads")).to_contain_text("Added, 1 passage")
     await remove(page, "Owls")
 
@@ -83,6 +80,8 @@ async def test_a_file_that_is_too_large_is_not_sent(visit: Visit, offline: Serve
     """The page knows the limit, and says it."""
     page = await visit(offline)
     await expect(page.locator("#welcome")).to_be_visible()
-    await page.locator("#files").set_input_files([file("large.txt", b"x" * 20_000_001)])
+    await page.evaluate(DROP, ["large.txt", "x", 20_000_001])
     await expect(page.locator("#uploads")).to_contain_text("Too large: a file may have 20.0 MB.")
-    assert (await (await page.request.get(f"{offline.url}v1/uploads?limit=1")).json())["data"][0]["source"] != "large.txt"
+    assert (await (await page.request.get(f"{offline.url}v1/uploads?limit=1")).json())["data"][0][
+        "source"
+    ] != "large.txt"

@@ -21,6 +21,7 @@ from tests.provider import CutStream, Provider, RateLimited, Rejected
 PATIENCE_SECONDS = 20
 LIMIT = 20_000
 OPEN = {"queued", "running"}
+READING_SECONDS = 60  # the first upload also starts a reader, and loads the embedding model
 FORM_START = b'--x\r\nContent-Disposition: form-data; name="file"; filename="large.md"\r\n\r\n'
 QUESTION = {"question": "What does k1 do in BM25?"}
 BM25 = PROJECT / "corpus" / "bm25.md"
@@ -51,7 +52,7 @@ async def upload(client: httpx.AsyncClient, name: str, data: bytes) -> httpx.Res
     """Send a file as a form does; when it was taken, give the upload as it is in the end."""
     response = await client.post("/v1/documents", files={"file": (name, data)})
     if response.status_code == 202:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(READING_SECONDS):
             while (response := await client.get(f"/v1/uploads/{response.json()['id']}")).json()["status"] in OPEN:
                 pass
     return response

@@ -243,9 +243,10 @@ def test_serve_tells_which_models_it_asks_in_which_order(app: Command, monkeypat
 def test_help_names_every_command(app: Command) -> None:
     """Without a command the help is shown, in groups: first what everybody needs, last what runs in production."""
     ended = app("--help")
-    documents = ["ask", "ingest", "documents", "verify", "reembed", "explain"]
-    evaluation = ["dataset", "eval", "compare", "calibrate", "tune"]
-    commands = [*documents, "cache", "costs", "models", *evaluation, "serve", "migrate"]
+    documents = ["ask", "conversations", "ingest", "documents", "verify", "reembed", "explain"]
+    evaluation = ["dataset", "eval", "compare", "feedback", "calibrate", "tune"]
+    operation = ["keys", "openapi", "serve", "migrate", "worker"]
+    commands = [*documents, "cache", "costs", "models", *evaluation, *operation]
     assert ended.status == 0
     assert re.findall(r"^[│|] (\w+)  ", ended.out, re.MULTILINE) == commands
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from app.db import conversations
-from app.db.answers import save_answer
+from app.db.answers import read_rated, save_answer
 from app.db.conversations import LONGEST_TITLE
 from app.db.engine import Database, connect
 from app.errors import NotFound
@@ -66,6 +66,37 @@ async def test_a_conversation_is_its_answers_in_order(client: httpx.AsyncClient)
     assert read["answers"] == [answer | {"feedback": None} for answer in given]
     assert (read["id"], read["title"]) == (conversation, QUESTION)
     assert read["updated_at"] > read["created_at"]
+
+
+async def test_a_question_goes_back_to_the_newest_before_it(client: httpx.AsyncClient) -> None:
+    """Which is read with it, and not the first one."""
+    conversation = await begin(client)
+    for question in (QUESTION, "Is Lake Baikal deep?"):
+        assert (await ask(client, conversation, question))["standalone"] == question
+    answer = await ask(client, conversation, "and where is it?")
+    assert (answer["question"], answer["standalone"]) == ("and where is it?", "Is Lake Baikal deep? and where is it?")
+
+
+async def test_answers_stand_in_the_order_in_which_they_were_kept(database: Database) -> None:
+    """Whichever transaction began first."""
+    async with database.transaction() as connection:
+        conversation = (await conversations.create_conversation(connection, "default", "")).id
+    late, early = [blank(conversation) for _ in range(2)]
+    async with database.transaction() as connection:
+        await connection.execute(text("SELECT 1"))
+        async with database.transaction() as another:
+            await save_answer(another, "default", early)
+        await save_answer(connection, "default", late)
+    async with database.transaction() as connection:
+        rated = await read_rated(connection, "default", "", conversation)
+    assert [answer.id for answer in rated] == [early.id, late.id]
+
+
+def blank(conversation: str | None) -> Answer:
+    """An answer of which nothing matters but where it is kept."""
+    known: dict[str, Any] = {"question": "Why?", "text": "", "abstained": True, "model": "", "notice": ""}
+    rest: dict[str, Any] = {"prompt_hash": "", "usage": Usage(), "cost_nanousd": 0, "latency_ms": 0}
+    return Answer(str(uuid.uuid4()), conversation_id=conversation, **known | rest)
 
 
 async def test_a_question_without_a_conversation_is_in_none(client: httpx.AsyncClient) -> None:
@@ -217,9 +248,7 @@ async def asked_by(url: str, tenant: str, owner: str) -> None:
     async with connect(url) as database, database.for_tenant(tenant).transaction() as connection:
         conversation = (await conversations.create_conversation(connection, tenant, owner)).id
         for place in (conversation, None):
-            usage = Usage()
-            answer = Answer(str(uuid.uuid4()), "Why?", "", True, "m", "", "", usage, 0, 0, conversation_id=place)  # noqa: FBT003  # a blank
-            await save_answer(connection, tenant, answer, owner)
+            await save_answer(connection, tenant, blank(place), owner)
 
 
 async def left(url: str) -> list[tuple[str, str, int]]:

@@ -284,6 +284,19 @@ async def test_many_vectors_get_an_index_and_the_tables_are_tended(owner: Databa
         await connection.execute(text(f"DROP INDEX {name}"))
 
 
+async def test_an_owner_tends_for_every_tenant(owner: Database) -> None:
+    """Where the application is another user, its tenants get their index from `app migrate`."""
+    made = text("SELECT to_regclass('embeddings_hnsw_3') IS NOT NULL")
+    await store_vectors(owner.for_tenant("other"))
+    async with owner.engine.connect() as plain:
+        connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
+        await tend(owner, index_from=4)
+        assert not await connection.scalar(made)
+        await tend(owner, index_from=4, tenants=["default", "other"])
+        assert await connection.scalar(made)
+        await connection.execute(text("DROP INDEX embeddings_hnsw_3"))
+
+
 async def test_who_may_not_tend_the_tables_does_no_harm(database: Database) -> None:
     """The application is not the owner: it makes no index, and nothing is raised."""
     await store_vectors(database)

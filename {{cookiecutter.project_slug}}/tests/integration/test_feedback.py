@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from app.datasets.feedback import cases_of
-from app.db import feedback
+from app.db import conversations, feedback
 from app.db.answers import save_answer
 from app.db.engine import Database, connect
 from app.db.feedback import Feedback
@@ -26,6 +26,7 @@ from app.types import Answer, Citation, Rating, Usage
 from tests.integration.conftest import Command
 from tests.integration.stored import keep
 from tests.integration.test_api import error_of, serving
+from tests.integration.test_conversations import waits_for_a_lock
 
 QUESTION = "How many kilometres long is the Nile?"
 NILE = "The Nile is 6650 kilometres long."
@@ -94,6 +95,28 @@ async def test_somebody_elses_answer_cannot_be_rated(client: httpx.AsyncClient, 
     error_of(await rate(client, answer), 404)
     error_of(await rate(client, {"id": str(uuid.uuid4())}), 404)
     assert (await client.get("/v1/feedback")).json()["data"] == []
+
+
+async def test_somebody_elses_feedback_is_not_listed(client: httpx.AsyncClient, owner: Database) -> None:
+    """Nor is its id a place to go on from."""
+    said = (await rate(client, await ask(client))).json()["id"]
+    async with owner.engine.begin() as connection:
+        await connection.execute(text("UPDATE feedback SET owner = 'somebody'"))
+    assert (await client.get("/v1/feedback")).json()["data"] == []
+    error_of(await client.get("/v1/feedback", params={"after": said}), 404)
+
+
+async def test_an_answer_that_is_deleted_meanwhile_cannot_be_rated(
+    client: httpx.AsyncClient, database: Database
+) -> None:
+    """The rating waits for the deletion, and finds nothing."""
+    conversation = (await client.post("/v1/conversations")).json()["id"]
+    answer = await ask(client, conversation_id=conversation)
+    async with database.transaction() as connection:
+        await conversations.delete_conversation(connection, "default", "", conversation)
+        rating = asyncio.create_task(rate(client, answer))
+        await waits_for_a_lock(database)
+    error_of(await rating, 404)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -606,7 +607,7 @@ async def test_tables_that_cannot_be_tended_fail_no_run(
     """Everything is stored when the database goes: that is worth a warning."""
     monkeypatch.setattr(ingesting, "TEND_FROM", 1)
 
-    async def gone(_: Database, **options: int) -> None:
+    async def gone(_: Database, **options: Any) -> None:
         async with connect("postgresql://127.0.0.1:1/app") as nowhere:
             await tend(nowhere, **options)
 

@@ -2,22 +2,24 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import text
 
-from app.api.openai.answering import Asked, Reply, pieces
+from app.api.openai.answering import Asked, Reply, pieces, reply
 from app.api.openai.chat import ChatCompletion, chunks_of
 from app.api.openai.response_events import ResponseEvents
 from app.api.openai.response_requests import ResponseRequest
+from app.api.security import Caller
 from app.db.engine import Database
 from app.rag.abstention import ABSTENTION
 from app.rag.ingest import Ingester
 from app.rag.pipeline import CHANGED
 from app.settings import Settings
-from app.types import TextDelta
+from app.types import Message, TextDelta
 from tests import provider as double
 from tests.conftest import PROJECT
 from tests.integration.openai_api import (
@@ -159,7 +161,7 @@ async def test_what_clients_send_along_is_taken_and_goes_no_further(
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages"),
         ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
-        ({"half \ud800": 1}, "half \\ud800"),
+        ({"metadata": {"half \ud800": 1}}, "metadata"),
     ],
 )
 async def test_what_is_not_supported_is_refused_by_its_name(
@@ -268,6 +270,7 @@ async def test_documents_are_cited_in_the_text_and_beside_it(
     if stream:
         deltas = [chunk["choices"][0]["delta"] for chunk in told(response)]
         said, extended = "".join(delta.get("content", "") for delta in deltas), deltas[-1]
+        assert "" not in [delta.get("content") for delta in deltas[1:]]
     else:
         extended = response.json()["choices"][0]["message"]
         said = extended["content"]
@@ -280,6 +283,23 @@ async def test_documents_are_cited_in_the_text_and_beside_it(
         assert await connection.scalar(text("SELECT text FROM answers WHERE id = :id"), {"id": extended["answer_id"]})
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_an_answer_belongs_to_its_caller(
+    documents: httpx.AsyncClient, provider: Provider, database: Database, settings: Settings, *, streamed: bool
+) -> None:
+    """So that the same API key can give feedback on it."""
+    assert documents
+    asked = Asked("documents", says(QUESTION), {})
+    provider.then(double.Reply(CITED))
+    async with working(database, provider, settings) as work:
+        mine = replace(work, caller=Caller(owner="me"))
+        last = [piece async for piece in pieces(mine, asked)][-1] if streamed else await reply(mine, asked)
+    assert isinstance(last, Reply)
+    async with database.transaction() as connection:
+        stored = await connection.execute(text("SELECT CAST(id AS text), owner FROM answers"))
+        assert stored.all() == [(last.extension["answer_id"], "me")]
+
+
 async def test_what_was_said_before_is_the_history(documents: httpx.AsyncClient, provider: Provider) -> None:
     """The question is understood as the next one; a greeting before the first question does not count."""
     provider.always(double.Reply(CITED))
@@ -289,8 +309,8 @@ async def test_what_was_said_before_is_the_history(documents: httpx.AsyncClient,
         {"role": "assistant", "content": "It weighs."},
         {"role": "assistant", "content": "Terms."},
     ]
-    reply = await ask(documents, model="documents", messages=[*before, *says("And what is its default there?")])
-    assert reply.status_code == 200
+    response = await ask(documents, model="documents", messages=[*before, *says("And what is its default there?")])
+    assert response.status_code == 200
     asked = json.dumps([call.body["messages"] for call in provider.requests])
     assert QUESTION in asked
     assert "It weighs.\\\\nTerms." in asked or "It weighs.\\nTerms." in asked
@@ -323,10 +343,10 @@ async def test_documents_that_do_not_answer_say_so_in_a_stream(
 )
 @pytest.mark.parametrize("stream", [True, False])
 async def test_documents_refuse_what_they_would_not_heed(
-    documents: httpx.AsyncClient, provider: Provider, given: dict[str, Any], param: str, *, stream: bool
+    client: httpx.AsyncClient, provider: Provider, given: dict[str, Any], param: str, *, stream: bool
 ) -> None:
     """Instructions, tools, formats and pictures change nothing there, so they are not taken."""
-    refused = await ask(documents, **{"model": "documents", "messages": says(QUESTION), "stream": stream} | given)
+    refused = await ask(client, **{"model": "documents", "messages": says(QUESTION), "stream": stream} | given)
     assert error_of(refused, 400)["param"] == param
     assert provider.count.calls == 0
 
@@ -382,7 +402,7 @@ async def test_a_stream_that_is_left_ends_the_call(
 async def test_the_offline_model_takes_every_kind_of_message(settings: Settings, database: Database) -> None:
     """Parts, and messages without text, are read like any other; there is nothing to quote, and a notice says why."""
     assert database
-    given = [
+    given: list[Message] = [
         {"role": "assistant", "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "call_1", "content": "7 degrees"},
         {"role": "user", "content": [{"type": "text", "text": "hello"}]},

@@ -12,6 +12,7 @@ from tests.integration.conftest import Command
 
 PATIENCE_SECONDS = 30
 REGISTERED = "SELECT 1 FROM jobs.procrastinate_workers"
+LISTENING = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def handlers() -> Iterator[None]:
 
 
 def terminate_when_working(url: str) -> None:
-    """Ask this process to end, as soon as its worker is known to the queue."""
+    """Ask this process to end, as soon as its worker waits for jobs."""
     with psycopg.connect(url, autocommit=True) as watching:
-        while not watching.execute(REGISTERED).fetchone():
+        while not watching.execute(LISTENING).fetchone():
             pass
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -46,6 +46,7 @@ ACROSS_TENANTS = {
     "app/api/security.py": "whose key it is has to be found out",
     "app/commands/costs.py": "an operator's report",
     "app/commands/keys.py": "an operator gives keys to tenants",
+    "app/commands/serve.py": "an index is made where any tenant has many vectors",
     "app/gateway/ledger.py": "a batch holds the calls of several",
     "app/gateway/semantic_cache.py": "switches a route off, and forgets its answers",
     "app/jobs/tasks/upkeep.py": "removes what is old",

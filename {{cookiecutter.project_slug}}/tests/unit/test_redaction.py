@@ -67,6 +67,11 @@ def test_what_looks_like_a_key_is_masked_unasked(key: str) -> None:
     assert redact(f"Incorrect key: {key} (see the docs)") == f"Incorrect key: {MASK} (see the docs)"
 
 
+def test_of_a_key_of_this_application_the_id_is_told() -> None:
+    """It is no secret, and says which key to revoke."""
+    assert redact("sent: aiapp_66245be1a8f4fafe.msM8B6-w_0HIQ, twice") == f"sent: aiapp_66245be1a8f4fafe.{MASK}, twice"
+
+
 @pytest.mark.parametrize("text", ["", "a risk-free desk-job", "sk-short", "the bearer", "key: value", "task_force_one"])
 def test_ordinary_words_are_left_alone(text: str) -> None:
     """An empty secret masks nothing either."""

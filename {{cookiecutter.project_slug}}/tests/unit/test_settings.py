@@ -238,11 +238,68 @@ def test_settings_cannot_be_changed() -> None:
         load_settings().passages = 1  # type: ignore[misc]  # that is the point
 
 
-def test_production_needs_a_database() -> None:
-    """The built-in Postgres is refused in production, with the variable to set."""
-    with pytest.raises(ConfigurationError, match="ENVIRONMENT=production needs DATABASE_URL"):
-        load_settings(environment="production")
-    assert load_settings(environment="production", database_url="postgresql://db/app").environment == "production"
+SAFE = {
+    "environment": "production",
+    "database_url": "postgresql://app:6f1d0a9b@db/app",
+    "api_key_secret": "9f8e7d6c5b4a3021" * 4,
+}
+
+
+def test_production_starts_with_settings_that_are_safe() -> None:
+    """A user of the database without a password may log in by other means."""
+    for url in (SAFE["database_url"], "postgresql://app@db/app", "postgresql://db/app"):
+        assert load_settings(**SAFE | {"database_url": url}).environment == "production"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"database_url": None}, "ENVIRONMENT=production needs DATABASE_URL"),
+        ({"api_key_secret": None}, "ENVIRONMENT=production needs API_KEY_SECRET"),
+        ({"log_level": "DEBUG"}, "ENVIRONMENT=production needs another LOG_LEVEL"),
+        *(
+            ({"database_url": f"postgresql://{login}"}, "ENVIRONMENT=production needs another password in DATABASE_URL")
+            for login in (
+                *("app:app@db/app", "me:postgres@db/app", "me:password@db/app", "me:changeme@db/app", "me:ME@db/app"),
+                *("me:@db/app", "m%65:me@db/app", "me:p%61ssword@db/app", "me@db/app?password=Postgres"),
+            )
+        ),
+    ],
+)
+def test_production_refuses_what_is_unsafe(changes: dict[str, object], told: str) -> None:
+    """Each with the variable to set; development takes the same."""
+    with pytest.raises(ConfigurationError, match=told):
+        load_settings(**SAFE | changes)
+    assert load_settings(**SAFE | changes | {"environment": "development"})
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "short",
+        "9f8e7d6c5b4a3021" * 2 + "changeme",
+        "your-key-" * 9,
+        "a" * 40,
+        "abcdefg" * 6,
+        "9f8e7d6c5b4a302" * 2 + "1",
+    ],
+)
+def test_a_secret_that_can_be_guessed_is_none(secret: str) -> None:
+    """Whatever the environment; an empty one is none, and the message does not show the rest."""
+    if not secret:
+        assert load_settings().api_key_secret is None
+        return
+    with pytest.raises(
+        ConfigurationError, match="API_KEY_SECRET: it has to be 32 or more random characters"
+    ) as refused:
+        load_settings(api_key_secret=secret)
+    assert secret not in str(refused.value)
+
+
+def test_a_url_that_is_none_is_told_where_it_is_used() -> None:
+    """Here nobody stumbles over it, or shows it."""
+    assert load_settings(**SAFE | {"database_url": "postgresql://[canary/app"})
 
 
 def test_every_setting_stands_in_the_example_and_the_other_way_round() -> None:

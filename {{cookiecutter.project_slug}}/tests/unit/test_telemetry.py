@@ -11,6 +11,7 @@ from app.settings import Settings
 from app.telemetry import configure_logging
 
 KEY, URL = "canary-key-2f81", "postgresql://me:canary-password@db/app"
+PEPPER = "canary-1a2b3c4d5e6f7089-canary-1a2b3c4d5e6f7089"
 ENVIRONMENTS = pytest.mark.parametrize("environment", ["development", "production"])
 
 
@@ -30,6 +31,7 @@ def configured(environment: str) -> Settings:
             "log_level": "INFO",
             "chat_2": {"model": "openai/second", "api_key": KEY},
             "database_url": URL,
+            "api_key_secret": PEPPER,
         }
     )
     configure_logging(settings)
@@ -53,11 +55,11 @@ def test_no_secret_is_logged(environment: str, capsys: pytest.CaptureFixture[str
     structlog.get_logger("ours").info(
         event, url=URL, nested={"headers": [("x-key", KEY)]}, error=ValueError(KEY), bare=KEY
     )
-    logging.getLogger("theirs").warning("with %s", URL)
+    logging.getLogger("theirs").warning("with %s and %s", URL, PEPPER)
     log_a_failure()
     written = capsys.readouterr().err
     assert "canary" not in written
-    assert written.count("[redacted]") == 8
+    assert written.count("[redacted]") == 9
 
 
 @ENVIRONMENTS

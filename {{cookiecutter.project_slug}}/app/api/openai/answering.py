@@ -29,7 +29,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """The whole reply. `citations` is None from a model that does not cite; `notice` is for the reader."""
+    """The whole reply. `extension` is what OpenAI's format has no place for: citations, notice, answer_id."""
 
     text: str
     finish_reason: str
@@ -118,11 +118,8 @@ def _said(completion: Completion) -> Reply:
 
 
 def _answered(answer: Answer) -> Reply:
-    extension = {
-        "citations": [asdict(citation) for citation in answer.citations],
-        "notice": answer.notice,
-        "answer_id": answer.id,
-    }
+    citations = [asdict(citation) for citation in answer.citations]
+    extension = {"citations": citations, "notice": answer.notice, "answer_id": answer.id}
     return Reply(answer.text, "stop", answer.usage, extension=extension)
 
 

@@ -6,17 +6,25 @@ Knows nothing of who answers.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.types import Message
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$", description="letters, digits, `_` and `-`")]
 Parameters = Annotated[dict[str, Any], Field(description="a JSON schema")]
-Metadata = Annotated[dict[str, str], Field(max_length=16, description="taken, and not kept")]
+Metadata = Annotated[dict[str, str], Field(max_length=16)]
 Part = Annotated[
     dict[str, Any],
     Field(description="`text`; of a user also `image_url` with a data: URL, or `input_audio` with data in base64"),
 ]
+
+
+def _not_zero(given: object) -> object:
+    """A number equals False for Python, and for JSON it does not."""
+    return given if isinstance(given, bool) else str(given)
+
+
+No = Annotated[Literal[False], BeforeValidator(_not_zero)]
 
 
 class Strict(BaseModel):
@@ -29,8 +37,8 @@ class Harmless(Strict):
     """What clients send along, and what has no effect here."""
 
     user: str | None = Field(None, description="your own name for who asks; passed on to a provider that takes it")
-    metadata: Metadata | None = None
-    store: Literal[False] | None = Field(None, description="nothing is stored: leave it out, or false")
+    metadata: Metadata | None = Field(None, description="without effect: it is not kept")
+    store: No | None = Field(None, description="nothing is stored: leave it out, or false")
     service_tier: str | None = Field(None, description="without effect")
     safety_identifier: str | None = Field(None, description="without effect")
     prompt_cache_key: str | None = Field(None, description="without effect")
@@ -100,7 +108,7 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(description="who says it")
     content: str | list[Part] | None = Field(None, description="text or parts; may be missing where tools are called")
     name: str | None = Field(None, description="tells apart people of the same role")
     tool_calls: list[dict[str, Any]] | None = Field(None, description="what the assistant called, as it was given")
@@ -112,7 +120,18 @@ class ChatMessage(BaseModel):
         return kept if self.tool_calls else {"content": self.content} | kept
 
 
-class ChatRequest(Harmless):
+class Generation(Harmless):
+    """What every request for text has."""
+
+    model: str = Field(description="`chat`, or `documents` for answers over your documents")
+    stream: bool | None = Field(None, description="send pieces as server-sent events")
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(None, ge=0, le=2, description="0 where it is not given")
+    top_p: float | None = Field(None, ge=0, le=1, description="choose from the likeliest tokens of this share")
+    parallel_tool_calls: bool | None = Field(None, description="let the model call several functions at once")
+
+
+class ChatRequest(Generation):
     """A conversation to go on with."""
 
     model_config = ConfigDict(
@@ -128,24 +147,18 @@ class ChatRequest(Harmless):
         }
     )
 
-    model: str = Field(description="`chat`, or `documents` for answers over your documents")
     messages: list[ChatMessage] = Field(min_length=1, description="oldest first; `documents` takes no instructions")
-    stream: bool | None = Field(None, description="send pieces as server-sent events")
-    stream_options: StreamOptions | None = None
-    temperature: float | None = Field(None, ge=0, le=2, description="0 where it is not given")
-    top_p: float | None = Field(None, ge=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="for replies that repeat, where a provider can")
     stop: str | list[str] | None = Field(None, description="up to four texts at which the reply ends")
     max_tokens: int | None = Field(None, ge=1, lt=2**31, description="of the reply; MAX_OUTPUT_TOKENS by default")
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31, description="the same, with its newer name")
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2, description="above 0: less of what was said")
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="above 0: less of what was said often")
     logit_bias: dict[str, float] | None = Field(None, description="from a token's number to -100 to 100")
     reasoning_effort: str | None = Field(None, description="as the provider names it")
     response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
-    parallel_tool_calls: bool | None = Field(None, description="let the model call several functions at once")
     n: Annotated[int, Field(ge=1, le=1)] | None = Field(None, description="one reply: leave it out, or 1")
-    logprobs: Literal[False] | None = Field(None, description="there are none")
+    logprobs: No | None = Field(None, description="there are none")
     modalities: list[Literal["text"]] | None = Field(None, description="replies are text")

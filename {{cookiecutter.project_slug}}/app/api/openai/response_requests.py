@@ -6,15 +6,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from app.api.openai.answering import Asked, asked_for
-from app.api.openai.requests import Function, Harmless, Named, PlainFormat, Schema, StreamOptions, Strict
+from app.api.openai.requests import Function, Generation, Named, No, PlainFormat, Schema, Strict
 from app.errors import InvalidParameter
 from app.types import Message
 
 NOT_STORED = "nothing is stored here: send what was said before as items of input, each of them whole"
 
+ITEMS = "an item is a message with its role, a function_call or a function_call_output"
+
 
 def _refused(value: object) -> None:
-    if value:
+    if value is not None:
         raise PydanticCustomError("not_stored", NOT_STORED)
 
 
@@ -69,7 +71,7 @@ class InputItem(BaseModel):
     output: str | Parts | None = Field(None, description="of a function call's output: text, or parts input_text")
 
 
-class ResponseRequest(Harmless):
+class ResponseRequest(Generation):
     """Something to answer."""
 
     model_config = ConfigDict(
@@ -81,22 +83,16 @@ class ResponseRequest(Harmless):
         }
     )
 
-    model: str = Field(description="`chat`, or `documents` for answers over your documents")
     input: str | list[InputItem] = Field(min_length=1, description="a text, or a conversation, oldest first")
     instructions: str | None = Field(None, description="what stands before the input; not for `documents`")
-    stream: bool | None = Field(None, description="send events as the response is made")
-    stream_options: StreamOptions | None = None
     max_output_tokens: int | None = Field(None, ge=1, lt=2**31, description="MAX_OUTPUT_TOKENS by default")
-    temperature: float | None = Field(None, ge=0, le=2, description="0 where it is not given")
-    top_p: float | None = Field(None, ge=0, le=1)
     tools: list[FlatTool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | FlatChoice | None = None
-    parallel_tool_calls: bool | None = Field(None, description="let the model call several functions at once")
     text: Text | None = None
     reasoning: Reasoning | None = None
     include: list[str] | None = Field(None, description="without effect: there is nothing to include")
-    truncation: Literal["disabled"] | None = None
-    background: Literal[False] | None = None
+    truncation: Literal["disabled"] | None = Field(None, description="nothing is cut: leave it out")
+    background: No | None = Field(None, description="there is no store to fetch it from: leave it out")
     previous_response_id: Stored = None
     conversation: Stored = None
     prompt: Stored = None
@@ -119,7 +115,7 @@ def from_response(request: ResponseRequest) -> Asked:
     }
     if isinstance(request.tool_choice, FlatChoice):
         parameters["tool_choice"] = _nested(given["tool_choice"])
-    return asked_for(request.model, list(_messages(request)), parameters)
+    return asked_for(request.model, _messages(request), parameters)
 
 
 def _nested(flat: dict[str, Any], key: str = "function") -> dict[str, Any]:
@@ -151,8 +147,8 @@ def _messages(request: ResponseRequest) -> list[Message]:
         elif item.type == "message" and item.role:
             messages.append({"role": item.role, "content": _content(item.content)})
         else:
-            known = NOT_STORED if item.type == "item_reference" else f"{InputItem.__doc__}".partition(".")[0].lower()
-            raise InvalidParameter("input", f"input {number}: {known}")
+            told = NOT_STORED if item.type == "item_reference" else ITEMS
+            raise InvalidParameter("input", f"input {number}: {told}")
     return messages
 
 

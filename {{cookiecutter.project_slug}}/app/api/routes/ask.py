@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TypedDict
+from typing import Any, TypedDict
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -26,6 +26,22 @@ router = APIRouter(prefix="/v1", tags=["ask"], dependencies=[needs("chat")])
 
 NAMES: dict[type, str] = {TextDelta: "delta", Citation: "citation", RejectedCitation: "rejected", Answer: "answer"}
 AnyEvent = TypeAdapter[Event](Event)
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/event-stream": {"example": 'event: delta\ndata: {"text": "At most ten days."}\n\n'}},
+        "links": {
+            "citation": {
+                "operationId": "read_citation",
+                "parameters": {"answer_id": "$response.body#/id", "marker": "$response.body#/citations/0/marker"},
+            },
+            "feedback": {"operationId": "rate", "requestBody": {"answer_id": "$response.body#/id", "rating": "up"}},
+        },
+    },
+    404: {},
+    502: {},
+}
 
 
 class Filters(BaseModel):
@@ -54,13 +70,13 @@ class Question(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"question": "What does a circuit breaker do?"}]}
     )
 
-    question: str
+    question: str = Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})  # the pipeline says it in words
     stream: bool = False
     filters: Filters = Filters()
     conversation_id: UUID | None = None
 
 
-@router.post("/ask", response_model=Answer, responses={200: {"content": {"text/event-stream": {}}}})
+@router.post("/ask", response_model=Answer, responses=RESPONSES)
 async def ask(request: Question, work: FromWork) -> Answer | StreamingResponse:
     """Answer from the documents with citations that were checked, or say that they do not answer."""
     filters = Filter(request.filters.metadata, request.filters.source_prefix)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Response, UploadFile
 from pydantic import Field, TypeAdapter, ValidationError
@@ -28,6 +28,9 @@ Filed = Annotated[
         examples=['{"department": "sales"}'],
     ),
 ]
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    202: {"links": {"upload": {"operationId": "read_upload", "parameters": {"upload_id": "$response.body#/id"}}}}
+}
 reads, writes = needs("documents:read"), needs("documents:write")
 
 
@@ -40,7 +43,7 @@ async def list_documents(work: FromWork, limit: Limit = 20, after: After = None)
     return page_of(found, [str(one.id) for one in found], limit)
 
 
-@router.post("", status_code=202, dependencies=[writes])
+@router.post("", status_code=202, dependencies=[writes], responses=RESPONSES)
 async def upload_document(file: UploadFile, work: FromWork, response: Response, metadata: Filed = "{}") -> Upload:
     """Send a file. It is stored, and read in the background; the same name again replaces the document."""
     name = PurePosixPath((file.filename or "").replace("\\", "/")).name.replace("\0", "")

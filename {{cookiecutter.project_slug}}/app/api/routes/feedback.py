@@ -43,7 +43,7 @@ class Rate(BaseModel):
     correction: Said = ""
 
 
-@router.post("")
+@router.post("", responses={404: {}})
 async def rate(request: Rate, work: FromWork) -> Feedback:
     """Rate one of your answers. Rating it again replaces what you said before."""
     async with work.database.transaction() as connection:

@@ -11,13 +11,19 @@ from app.errors import DatabaseUnavailable
 router = APIRouter(tags=["health"])
 
 
-@router.get("/livez")
+@router.get("/livez", responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}})
 async def live() -> dict[str, str]:
     """The process answers. Says nothing of the database or a model, so that no restart is wasted on them."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"description": "a part is missing, or the server is being stopped"}})
+@router.get(
+    "/readyz",
+    responses={
+        200: {"content": {"application/json": {"example": {"status": "ok", "database": "ok", "models": "ok"}}}},
+        503: {"description": "a part is missing, or the server is being stopped", "model": dict[str, str]},
+    },
+)
 async def ready(
     services: FromServices, stopping: Annotated[Stopping, Depends(stopping_of)], response: Response
 ) -> dict[str, str]:

@@ -19,23 +19,15 @@ from app.api.security import needs_key
 
 router = APIRouter(include_in_schema=False)
 FILES = StaticFiles(directory=Path(__file__).parents[1] / "static")
+POLICY = (
+    *("default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "img-src 'self'"),
+    *("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
+    *("require-trusted-types-for 'script'", "trusted-types 'none'"),
+)
 HEADERS = {
     # A file changes with the next release under the same name, so a browser asks each time; the ETag saves the rest.
     "Cache-Control": "no-cache",
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self'",
-            "style-src 'self'",
-            "connect-src 'self'",
-            "img-src 'self'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        )
-    ),
+    "Content-Security-Policy": "; ".join(POLICY),
 }
 mimetypes.add_type("text/javascript", ".js")  # a module of another type does not run, and Windows may know another
 

@@ -6,8 +6,7 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel, ConfigDict
-from pydantic.config import JsonDict
+from pydantic import BaseModel
 
 from app.api.deps import After, FromWork, Limit, Page, Work, page_of
 from app.api.security import needs
@@ -18,18 +17,6 @@ from app.jobs.uploads import put_upload
 
 router = APIRouter(prefix="/v1/uploads", tags=["documents"], dependencies=[needs("documents:write")])
 log = structlog.get_logger(__name__)
-EXAMPLE: JsonDict = {
-    "id": "0b0d3a0c-6a55-4f0e-9a53-0c7f3b8f4c11",
-    "source": "upload/handbook.pdf",
-    "bytes": 184_320,
-    "status": "done",
-    "attempts": 1,
-    "outcome": "added",
-    "chunks": 42,
-    "error": None,
-    "created_at": "2026-11-20T09:30:00Z",
-    "updated_at": "2026-11-20T09:30:02Z",
-}
 
 
 class UploadError(BaseModel):
@@ -45,8 +32,6 @@ class Upload(BaseModel):
     `outcome` says what the index did with it, `chunks` how many passages were written. An error beside `queued` is of
     the last attempt; there will be another.
     """
-
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     id: str
     source: str

@@ -25,6 +25,7 @@ export class Unreachable extends Error {}
 let askForKey = async () => false;
 /** @type {Promise<boolean> | null} */
 let asking = null;
+let declined = 0; // when, in milliseconds since the page was opened
 
 /**
  * Say who asks the person for a key: it gets the server's reason, and gives whether there is a new one.
@@ -49,15 +50,18 @@ function authorization() {
 }
 
 /**
- * Whether to try again with another key than the one that was `refused`.
+ * Whether to try again with another key. Requests under way together ask for one once.
  * @param {string} refused
+ * @param {number} started when the request did
  * @param {ApiError} error
  */
-async function otherKey(refused, error) {
-  if (error.status !== 401) return false;
-  if (key() !== refused) return true; // given while this request was under way
+async function otherKey(refused, started, error) {
+  if (error.status !== 401 || started < declined) return false;
+  if (key() !== refused) return true;
   asking ??= askForKey(error.message).finally(() => (asking = null));
-  return asking;
+  const given = await asking;
+  if (!given) declined = performance.now();
+  return given;
 }
 
 /**
@@ -71,11 +75,12 @@ async function otherKey(refused, error) {
 export async function send(method, path, { body, signal } = {}) {
   for (;;) {
     const used = key();
+    const started = performance.now();
     const headers = body ? { "Content-Type": "application/json", ...authorization() } : authorization();
     const response = await reach(path, { method, headers, signal, body: body && JSON.stringify(body) });
     if (response.ok) return response;
     const error = new ApiError(response.status, errorIn(await response.text().catch(() => "")), response.headers);
-    if (!(await otherKey(used, error))) throw error;
+    if (!(await otherKey(used, started, error))) throw error;
   }
 }
 
@@ -121,10 +126,11 @@ export async function call(method, path, options) {
 export async function upload(file, progress) {
   for (;;) {
     const used = key();
+    const started = performance.now();
     try {
       return await sendFile(file, progress);
     } catch (error) {
-      if (!(error instanceof ApiError && (await otherKey(used, error)))) throw error;
+      if (!(error instanceof ApiError && (await otherKey(used, started, error)))) throw error;
     }
   }
 }

@@ -154,7 +154,7 @@ function busy(is) {
   const hadFocus = [byId("send"), byId("stop")].includes(document.activeElement);
   byId("send").hidden = is;
   byId("stop").hidden = !is;
-  if (hadFocus) (is ? byId("stop") : field).focus();
+  if (hadFocus) (is ? byId("stop") : field).focus({ preventScroll: true });
 }
 
 function atEnd() {
@@ -170,6 +170,7 @@ function startFollowing() {
     following = atEnd();
     byId("to-end").hidden = following;
   });
+  addEventListener("wheel", ({ deltaY }) => (following &&= deltaY >= 0), { passive: true });
   turns.addEventListener("grown", () => follow());
   byId("to-end").addEventListener("click", () => follow(true));
 }

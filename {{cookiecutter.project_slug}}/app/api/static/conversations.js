@@ -64,12 +64,14 @@ function addressed() {
 
 function draw() {
   const open = openConversation();
-  byId("conversations").replaceChildren(...listed.map(({ id, title }) => {
+  // One without an answer has no title yet, and is of no use to anybody else.
+  const shown = listed.filter(({ id, title }) => title || id === open);
+  byId("conversations").replaceChildren(...shown.map(({ id, title }) => {
     const name = title || UNTITLED;
     const link = el("a", { href: `#/c/${id}`, "aria-current": id === open && "page", title: name }, name);
     return el("li", {}, link, deleteButton(`Delete ${name}`, () => remove(id)));
   }));
-  byId("no-conversations").hidden = listed.length > 0;
+  byId("no-conversations").hidden = shown.length > 0;
   const title = listed.find(({ id }) => id === open)?.title || UNTITLED;
   byId("title").textContent = title;
   document.title = open ? `${title} · ${byId("app-name").textContent}` : byId("app-name").textContent;

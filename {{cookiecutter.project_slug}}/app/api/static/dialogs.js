@@ -44,22 +44,30 @@ function openModals() {
   return document.querySelector("dialog:modal, .sidebar-open");
 }
 
-/** On a narrow page the sidebar lies over the rest, which is out of reach as long as it does. */
+/** On a narrow page the sidebar lies over the rest, until it is left. */
 function startSidebar() {
-  const [button, close, page] = ["open-sidebar", "close-sidebar", "page"].map(byId);
+  const [button, close, sidebar] = ["open-sidebar", "close-sidebar", "sidebar"].map(byId);
   /** @param {boolean} open */
   const show = (open) => {
     document.body.classList.toggle("sidebar-open", open);
     button.setAttribute("aria-expanded", String(open));
-    page.inert = open;
-    (open ? close : button).focus();
   };
   const isOpen = () => document.body.classList.contains("sidebar-open");
-  /** @param {MouseEvent} event */
-  const leaves = ({ target }) => target === document.body || /** @type {Element} */ (target).closest("#sidebar a");
-  button.addEventListener("click", () => show(true));
-  close.addEventListener("click", () => show(false));
-  document.body.addEventListener("click", (event) => isOpen() && leaves(event) && show(false));
-  document.addEventListener("keydown", ({ key }) => key === "Escape" && isOpen() && show(false));
-  matchMedia("(min-width: 56rem)").addEventListener("change", () => isOpen() && show(false));
+  const back = () => {
+    show(false);
+    button.focus();
+  };
+  button.addEventListener("click", () => {
+    show(true);
+    close.focus();
+  });
+  close.addEventListener("click", back);
+  sidebar.addEventListener("focusout", (/** @type {FocusEvent} */ { relatedTarget }) => {
+    if (relatedTarget && !sidebar.contains(relatedTarget)) show(false);
+  });
+  document.addEventListener("click", ({ target }) => {
+    const place = /** @type {Element} */ (target);
+    if (!button.contains(place) && (!sidebar.contains(place) || place.closest("a"))) show(false);
+  });
+  document.addEventListener("keydown", ({ key }) => key === "Escape" && isOpen() && back());
 }

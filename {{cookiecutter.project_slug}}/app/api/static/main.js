@@ -1,6 +1,6 @@
 // Where the page begins: it learns what it is about, and connects the parts. Each part knows its own elements.
 
-import { Unreachable, call, onKeyNeeded, useKey } from "./api.js";
+import { ApiError, Unreachable, call, onKeyNeeded, useKey } from "./api.js";
 import { startChat } from "./chat.js";
 import { backOnline } from "./connection.js";
 import { refresh, startConversations } from "./conversations.js";
@@ -12,7 +12,10 @@ import { showProblem } from "./words.js";
 /** @typedef {{name: string, offline: boolean, needs_key: boolean, max_document_bytes: number}} About */
 
 async function start() {
-  addEventListener("unhandledrejection", ({ reason }) => showProblem(reason));
+  addEventListener("unhandledrejection", (event) => {
+    if (event.reason instanceof ApiError || event.reason instanceof Unreachable) event.preventDefault();
+    showProblem(event.reason);
+  });
   startDialogs();
   onKeyNeeded(askForKey);
   byId("skip").addEventListener("click", () => byId("question").focus());

@@ -12,7 +12,7 @@ from procrastinate.jobs import Job
 
 from app.db.idempotency import remove_old as remove_old_keys
 from app.db.upkeep import remove_batch, rules
-from app.db.uploads import Lost, lost_uploads
+from app.db.uploads import Lost, take_lost
 from app.jobs.uploads import put_upload
 from app.jobs.worker import Parts
 
@@ -26,7 +26,8 @@ JOB_HOURS = 24 * 7  # jobs that failed are kept for so long
 def add_to(app: App, parts: Parts) -> None:
     """Let a worker do this, and put it into the queue when it is time."""
     for name, cron, do in (("find_lost", "* * * * *", find_lost), ("remove_old", "17 * * * *", remove_old)):
-        app.periodic(cron=cron)(app.task(name=name, queueing_lock=name)(partial(do, parts)))
+        task = app.task(name=name, queueing_lock=name, priority=1)  # before all the uploads that wait
+        app.periodic(cron=cron)(task(partial(do, parts)))
 
 
 async def find_lost(parts: Parts, timestamp: int) -> None:
@@ -36,15 +37,17 @@ async def find_lost(parts: Parts, timestamp: int) -> None:
     for job in await jobs.get_stalled_jobs(seconds_since_heartbeat=STALLED_SECONDS):
         await _put_back(parts, job)
     async with parts.database.across_tenants() as connection:
-        lost = await lost_uploads(connection, seconds=LOST_SECONDS, limit=LOST_AT_ONCE)
+        lost = await take_lost(connection, seconds=LOST_SECONDS, limit=LOST_AT_ONCE)
     for upload in lost:
         await _revive(parts, upload)
 
 
 async def _revive(parts: Parts, upload: Lost) -> None:
-    """A job that pretends to be under way is put back; where none is, there will be one."""
-    jobs = parts.queue.app.job_manager
-    for job in await jobs.list_jobs_async(queueing_lock=upload.id, status="doing"):
+    """A job that pretends to be under way is put back; where none is, there will be one.
+
+    Where a worker took it at this very moment, a second one may do so too: then the first has nothing more to say.
+    """
+    for job in await parts.queue.app.job_manager.list_jobs_async(queueing_lock=upload.id, status="doing"):
         await _put_back(parts, job)
     await put_upload(parts.queue, upload.tenant, upload.id, upload.source)
 
