@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import IO
 
 import aiohttp
 import psutil
@@ -32,6 +33,9 @@ STARTING_SECONDS = 10  # in which the streams begin: clients do not all come at 
 STOPPED_STREAMS, STOPPED_SECONDS = 100, 25
 READY_SECONDS = 120
 ENDLESS = 100_000  # chunks of a stream that nobody waits for
+HEAD = (
+    "| streams | chunks | took | chunk to chunk: p50 / p95 / p99 / most | CPU of server / provider / clients | memory |"
+)
 NO_LIMIT = aiohttp.ClientTimeout(total=None)
 QUESTION = {"model": "chat", "stream": True, "messages": [{"role": "user", "content": "Count."}]}
 SETTINGS = {
@@ -50,6 +54,7 @@ class Stream:
 
     events: list[tuple[float, bytes]] = field(default_factory=list)
     dropped: str = ""
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def pieces(self) -> list[tuple[float, str]]:
@@ -69,9 +74,8 @@ def provider(chunks: int) -> Iterator[tuple[int, str]]:
     """The provider double in a process of its own, which counts up to `chunks` slowly: process id and URL."""
     command = [sys.executable, "-m", "tools.soak_api", "provider", str(chunks)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)  # noqa: S603  # ours
-    assert process.stdout
     try:
-        yield process.pid, process.stdout.readline().strip()
+        yield process.pid, _line(process.stdout)
     finally:
         process.communicate()
 
@@ -93,12 +97,16 @@ def server(model_url: str, database_url: str) -> Iterator[tuple[subprocess.Popen
         settings = {**SETTINGS, "CHAT_API_BASE": model_url, "DATABASE_URL": database_url, "DATA_DIR": folder}
         command = [sys.executable, "-m", "app", "serve", "--port", "0"]
         process = subprocess.Popen(command, env=os.environ | settings, stderr=subprocess.PIPE, text=True)  # noqa: S603  # ours
-        assert process.stderr
         try:
-            yield process, process.stderr.readline().split()[0].rstrip("/")
+            yield process, _line(process.stderr).split()[0].rstrip("/")
         finally:
             process.kill()
             process.communicate()
+
+
+def _line(pipe: IO[str] | None) -> str:
+    """The first line that a process prints."""
+    return pipe.readline().strip() if pipe else ""
 
 
 async def ready(session: aiohttp.ClientSession, url: str) -> None:
@@ -120,8 +128,11 @@ async def read(session: aiohttp.ClientSession, url: str, stream: Stream, after: 
             async for line in answer.content:
                 if line.startswith(b"data: "):
                     stream.events.append((time.monotonic(), line[6:].strip()))
+                    stream.begun.set()
     except aiohttp.ClientError as error:
         stream.dropped = repr(error)
+    finally:
+        stream.begun.set()
     return stream
 
 
@@ -161,17 +172,18 @@ async def stop(process: subprocess.Popen[str], url: str, count: int) -> str:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=NO_LIMIT) as session:
         await ready(session, url)
         reading = [asyncio.create_task(read(session, url, stream)) for stream in streams]
-        while not all(stream.pieces for stream in streams):
-            await asyncio.sleep(0.1)
+        await asyncio.gather(*(stream.begun.wait() for stream in streams))
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        await asyncio.wait(reading)
+        await asyncio.wait(reading, timeout=STOPPED_SECONDS)
     status = await asyncio.to_thread(process.wait, STOPPED_SECONDS)
     seconds = time.monotonic() - began
     told = sum(b"shutting_down" in stream.last and not stream.dropped for stream in streams)
     if (told, status) != (count, 0) or seconds > STOPPED_SECONDS:
         sys.exit(f"{told} of {count} streams were told, and the server ended with {status} after {seconds:.1f} s")
-    return f"SIGTERM with {count} open streams: each got its last event, and the server ended with 0 after {seconds:.1f} s"
+    return (
+        f"SIGTERM with {count} open streams: each got its last event, and the server ended with 0 after {seconds:.1f} s"
+    )
 
 
 def main(count: int, seconds: int) -> None:
@@ -182,8 +194,8 @@ def main(count: int, seconds: int) -> None:
         with provider(chunks) as (double, model_url), server(model_url, database_url) as (process, url):
             watched = [psutil.Process(pid) for pid in (process.pid, double, os.getpid())]
             row = asyncio.run(load(url, count, chunks, *watched))
-        print("| streams | chunks | took | between chunks: p50 / p95 / p99 / longest | CPU: server / provider / clients | memory |")
-        print(f"|---|---|---|---|---|---|\n{row}\n", flush=True)
+        print(f"{HEAD}\n|---|---|---|---|---|---|")
+        print(f"{row}\n", flush=True)
         with provider(ENDLESS) as (_, model_url), server(model_url, database_url) as (process, url):
             print(asyncio.run(stop(process, url, stopped)))
 

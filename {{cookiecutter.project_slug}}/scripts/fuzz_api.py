@@ -87,7 +87,7 @@ def _test(url: str, key: str, folder: Path) -> int:
     report = folder / "report.json"
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(PROJECT / "schemathesis.toml")]
     command += ["run", f"{url}/openapi.json"]
-    command += ["--max-examples", str(max(1, CASES // operations // 2)), "--continue-on-failure"]
+    command += ["--max-examples", str(max(1, CASES // operations)), "--continue-on-failure"]
     command += ["--report", "json", "--report-json-path", str(report)]
     command += ["--seed", seed] if (seed := os.environ.get("SEED")) else []
     environment = os.environ | {"API_KEY": key}

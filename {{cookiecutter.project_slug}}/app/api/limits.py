@@ -5,20 +5,23 @@ nothing of what the routes do, but that the models they call are noted on the re
 """
 
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.deps import Services, Work
 from app.api.errors import response_to
 from app.api.security import Caller
 from app.api.streaming import READING_SECONDS
 from app.db.engine import Database
 from app.db.limits import Level, Pour, lease, pour, release
 from app.errors import DatabaseUnavailable, RateLimited
+
+if TYPE_CHECKING:
+    from app.api.deps import Work
 
 MARGIN_SECONDS = 60  # a lease outlives the longest stream by as much
 SECOND = 1_000  # milliseconds
@@ -41,33 +44,32 @@ class RateLimits:
         """
         levels: list[Level] = []
 
-        async def with_headers(message: Message) -> None:
+        async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(_headers(levels))
+            elif not message.get("more_body"):
+                await _release(scope)  # before the end is told: the client's next stream finds room
             await send(message)
 
-        pours = [one for kind in KINDS for one in _pours(scope, kind, amount=kind == "requests")]
-        if not pours:
+        if not _caller(scope).key_id:
             await self._app(scope, receive, send)
             return
-        database = _database(scope)
         try:
-            async with database.transaction() as connection:
-                levels += await pour(connection, database.tenant, pours)
-                _refuse(levels)
+            await _count(scope, levels)
         except RateLimited as error:
-            await response_to(error)(scope, receive, with_headers)
+            await response_to(error)(scope, receive, told)
             return
         try:
-            await self._app(scope, receive, with_headers)
+            await self._app(scope, receive, told)
         finally:
-            await _charge_tokens(scope, database)
+            await _release(scope)
+            await _charge_tokens(scope)
 
 
-async def one_stream(request: Request) -> AsyncGenerator[None]:
-    """For every route: a request that asks for a stream, by a true `stream` in its JSON, holds a lease to its end.
+async def one_stream(request: Request) -> None:
+    """For every route: a request that asks for a stream, by a true `stream` in its JSON, gets a lease or is refused.
 
-    As a dependency it has the body that was read for the route, comes before the work, and ends after the response.
+    As a dependency it has the body that was read for the route, and comes before the work. RateLimits gives it back.
 
     Raises:
         RateLimited: the key or the tenant has as many streams as it may.
@@ -76,21 +78,24 @@ async def one_stream(request: Request) -> AsyncGenerator[None]:
     """
     limits = _limits(request.scope, "streams")
     if not limits or not await _asks_for_a_stream(request):
-        yield
         return
     database, lease_id = _database(request.scope), str(uuid.uuid4())
-    longest = _services(request.scope).settings.deadline_seconds + READING_SECONDS + MARGIN_SECONDS
+    longest = request.app.state.services.settings.deadline_seconds + READING_SECONDS + MARGIN_SECONDS
+    request.state.lease = lease_id
     async with database.transaction() as connection:
         if not await lease(connection, database.tenant, lease_id, limits, seconds=longest):
             raise RateLimited("too many streams are open: KEY_STREAMS and TENANT_STREAMS limit them", retry_after=1)
+
+
+async def _release(scope: Scope) -> None:
+    """Give the lease back, if there is one, and only once."""
+    if not (lease_id := scope["state"].pop("lease", "")):
+        return
     try:
-        yield
-    finally:
-        try:
-            async with database.transaction() as connection:
-                await release(connection, lease_id, limits)
-        except DatabaseUnavailable:
-            log.warning("a stream counts until its lease ends: the database is away", lease=lease_id)
+        async with _database(scope).transaction() as connection:
+            await release(connection, lease_id, _limits(scope, "streams"))
+    except DatabaseUnavailable:
+        log.warning("a stream counts until its lease ends: the database is away", lease=lease_id)
 
 
 async def _asks_for_a_stream(request: Request) -> bool:
@@ -104,26 +109,25 @@ async def _asks_for_a_stream(request: Request) -> bool:
     return isinstance(body, dict) and bool(body.get("stream"))
 
 
-def _services(scope: Scope) -> Services:
-    services: Services = scope["app"].state.services
-    return services
+def _caller(scope: Scope) -> Caller:
+    """Who asks; outside of /v1 nobody in particular."""
+    caller: Caller = scope.get("state", {}).get("caller") or Caller()
+    return caller
 
 
 def _database(scope: Scope) -> Database:
-    return _services(scope).database.for_tenant(scope["state"]["caller"].tenant)
+    database: Database = scope["app"].state.services.database
+    return database.for_tenant(_caller(scope).tenant)
 
 
 def _limits(scope: Scope, name: str) -> dict[str, int]:
     """What the settings KEY_... and TENANT_... of this name allow the caller; nothing limits who has no key."""
-    caller: Caller = scope.get("state", {}).get("caller") or Caller()
+    caller = _caller(scope)
     if not caller.key_id:
         return {}
-    settings = _services(scope).settings
-    limits = {
-        f"key:{caller.key_id}": getattr(settings, f"key_{name}"),
-        f"tenant:{caller.tenant}": getattr(settings, f"tenant_{name}"),
-    }
-    return {whose: limit for whose, limit in limits.items() if limit is not None}
+    whose = {"key": caller.key_id, "tenant": caller.tenant}
+    limits = {kind: getattr(scope["app"].state.services.settings, f"{kind}_{name}") for kind in whose}
+    return {f"{kind}:{whose[kind]}": limit for kind, limit in limits.items() if limit is not None}
 
 
 def _pours(scope: Scope, kind: str, amount: int) -> list[Pour]:
@@ -131,15 +135,24 @@ def _pours(scope: Scope, kind: str, amount: int) -> list[Pour]:
     return [Pour(whose, kind, limit, amount) for whose, limit in limits.items()]
 
 
-def _refuse(levels: Sequence[Level]) -> None:
-    fullest = max(levels, key=lambda level: level.overdue)
-    if fullest.overdue > 0:
-        whose = "tenant" if fullest.scope.startswith("tenant:") else "API key"
-        told = f"too many {fullest.kind}: this {whose} may have {fullest.per_minute:,} a minute"
-        raise RateLimited(told, retry_after=fullest.overdue)
+async def _count(scope: Scope, levels: list[Level]) -> None:
+    """One request more, unless a bucket would run over; `levels` tells how full each is in either case."""
+    pours = [*_pours(scope, "requests", 1), *_pours(scope, "tokens", 0)]
+    if not pours:
+        return
+    database = _database(scope)
+    async with database.transaction() as connection:
+        levels += await pour(connection, database.tenant, pours)
+        fullest = max(levels, key=lambda level: level.overdue)
+        if fullest.overdue > 0:
+            whose = "tenant" if fullest.scope.startswith("tenant:") else "API key"
+            raise RateLimited(
+                f"too many {fullest.kind}: this {whose} may have {fullest.per_minute:,} a minute",
+                retry_after=fullest.overdue,
+            )
 
 
-async def _charge_tokens(scope: Scope, database: Database) -> None:
+async def _charge_tokens(scope: Scope) -> None:
     """What all calls for this request used, failed ones too; where that cannot be written the client has its answer."""
     work: Work | None = scope["state"].get("work")
     attempts = [attempt for inference in work.context.inferences for attempt in inference.attempts] if work else []
@@ -147,6 +160,7 @@ async def _charge_tokens(scope: Scope, database: Database) -> None:
     pours = _pours(scope, "tokens", used)
     if not (used and pours):
         return
+    database = _database(scope)
     try:
         async with database.transaction() as connection:
             await pour(connection, database.tenant, pours)

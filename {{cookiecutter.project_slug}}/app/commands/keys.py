@@ -1,12 +1,12 @@
 """`app keys`: make API keys, list them, and revoke them. A key is shown once, when it is made."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Annotated
+from functools import partial
+from typing import Annotated, TypeVar
 
 import typer
-from pydantic import SecretStr
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
@@ -24,6 +24,7 @@ HELP = (
     "create the second with the same name, give it to the program, then revoke the first. What was stored under the "
     "name stays its own."
 )
+T = TypeVar("T")
 USUAL = ["chat", "documents:read"]
 SCOPE_NAMES = ", ".join(sorted(SCOPES))
 cli = typer.Typer()
@@ -43,7 +44,8 @@ def create(
     if settings.api_key_secret is None:
         raise ConfigurationError("set API_KEY_SECRET first, for example to what `openssl rand -hex 32` prints")
     lifetime = None if expires is None else timedelta(days=expires)
-    key = asyncio.run(_create(settings, settings.api_key_secret, NewKey(tenant, name, scopes, lifetime)))
+    wanted = NewKey(tenant, name, scopes, lifetime)
+    key = asyncio.run(_with_rows(settings, partial(create_key, pepper=settings.api_key_secret, wanted=wanted)))
     ends = "does not expire" if expires is None else f"expires in {expires} days"
     told = f"a key of {name} in the tenant {tenant} for {', '.join(sorted(scopes))}; it {ends}"
     err.print(escape(told), soft_wrap=True)
@@ -54,14 +56,14 @@ def create(
 @group.command("list")
 def show() -> None:
     """Show every key of every tenant, without its secret."""
-    keys = asyncio.run(_list(start()))
+    keys = asyncio.run(_with_rows(start(), list_keys))
     out.print(_table(keys) if keys else "there are no keys yet: `app keys create NAME` makes one")
 
 
 @group.command()
 def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The part of the key before the dot.")]) -> None:
     """End a key. From the next request on nobody gets in with it."""
-    key = asyncio.run(_revoke(start(), key_id.partition(".")[0]))
+    key = asyncio.run(_with_rows(start(), partial(revoke_key, key_id=key_id.partition(".")[0])))
     out.print(escape(f"revoked {key.id} of {key.name} in the tenant {key.tenant}"), soft_wrap=True)
 
 
@@ -72,19 +74,10 @@ def _known(scopes: Sequence[str]) -> frozenset[Scope]:
     return known
 
 
-async def _create(settings: Settings, pepper: SecretStr, wanted: NewKey) -> str:
-    async with open_database(settings) as database, database.for_tenant(wanted.tenant).transaction() as connection:
-        return await create_key(connection, pepper, wanted)
-
-
-async def _list(settings: Settings) -> list[ApiKey]:
+async def _with_rows(settings: Settings, do: Callable[..., Awaitable[T]]) -> T:
+    """What `do` makes of a connection that sees the keys of every tenant."""
     async with open_database(settings) as database, database.across_tenants() as connection:
-        return await list_keys(connection)
-
-
-async def _revoke(settings: Settings, key_id: str) -> ApiKey:
-    async with open_database(settings) as database, database.across_tenants() as connection:
-        return await revoke_key(connection, key_id)
+        return await do(connection)
 
 
 def _table(keys: Sequence[ApiKey]) -> Table:

@@ -17,7 +17,7 @@ from app.errors import InvalidInput
 Input = Literal["image", "audio"]
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
-HEADROOM = 300  # levels of nesting: whoever encodes it further on has less of the stack left
+DEEPEST = 100  # levels of nesting: whoever encodes it further on has less of the stack left than we
 TEXT_ONLY: frozenset[Input] = frozenset()
 # The bytes that a file of each type begins with.
 IMAGES = {
@@ -83,12 +83,17 @@ def check(messages: object, *, most_bytes: int) -> frozenset[Input]:
 
 def _sendable(value: object, name: str) -> None:
     """What cannot be sent is the caller's mistake, and must not look like the provider's."""
-    for _ in range(HEADROOM):
-        value = [value]
+    if _is_deeper(value, DEEPEST):
+        raise InvalidInput(f"{name} are nested more than {DEEPEST} levels deep")
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError):
         raise InvalidInput(f"{name} hold what JSON cannot") from None
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inside is not None and (levels == 0 or any(_is_deeper(part, levels - 1) for part in inside))
 
 
 def _message(message: Any, most_bytes: int) -> frozenset[Input]:  # noqa: ANN401  # nothing is known of it yet

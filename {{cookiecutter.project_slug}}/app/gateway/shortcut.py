@@ -46,7 +46,7 @@ class _Tap:
         async for event in stream:
             yield event
 
-    async def _read(self) -> Any:
+    async def _read(self) -> Any:  # noqa: ANN401  # as above
         """The next event; what went wrong instead; or nothing, at the end."""
         try:
             event = await anext(self._events, None)

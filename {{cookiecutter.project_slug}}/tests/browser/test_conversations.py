@@ -49,9 +49,10 @@ async def test_a_conversation_is_opened_and_deleted_from_the_list(visit: Visit, 
     address = page.url
     await page.locator("#new-conversation").click()
     item = page.locator("#conversations li").filter(has_text="for the list")
-    await item.get_by_role("link").click()
+    await item.get_by_role("link").press("Enter")
     await expect(page.locator(".turn")).to_have_count(1)
     await expect(item.get_by_role("link")).to_have_attribute("aria-current", "page")
+    await expect(item.get_by_role("link")).to_be_focused()
     await item.hover()
     await item.get_by_role("button").click()
     await expect(item).to_be_visible()

@@ -152,16 +152,3 @@ async def test_the_whole_page_is_small(visit: Visit, offline: Server) -> None:
     transferred = [await request.sizes() for request in requests]
     assert 20 < len(transferred) < 30
     assert sum(size["responseBodySize"] + size["responseHeadersSize"] for size in transferred) <= MOST_BYTES
-
-
-async def test_files_of_the_page_have_their_type_and_are_asked_about_again(visit: Visit, offline: Server) -> None:
-    """What has not changed is not sent again; what is outside of the folder is not there."""
-    page = await visit(offline)
-    script = await page.request.get(f"{offline.url}static/main.js")
-    assert script.headers["content-type"] == "text/javascript; charset=utf-8"
-    assert script.headers["content-encoding"] == "gzip"
-    assert script.headers["cache-control"] == "no-cache"
-    again = await page.request.get(script.url, headers={"If-None-Match": script.headers["etag"]})
-    assert (again.status, await again.body()) == (304, b"")
-    for path in ("static/nothing.js", "static/", "static/..%2fmain.py", "static/%2e%2e/routes/page.py", "static/%00"):
-        assert (await page.request.get(f"{offline.url}{path}")).status == 404

@@ -7,10 +7,11 @@ from tests.browser.actions import QUESTION, ask
 from tests.browser.conftest import Server, Visit
 
 
-@pytest.fixture
-def key(locked: Server) -> str:
+@pytest.fixture(scope="module")
+def key(servers: dict[str, Server]) -> str:
     """A key of a tenant that has no documents."""
-    printed, _ = locked.command("keys", "create", "reader", "--tenant", "empty").communicate(timeout=30)
+    printed, _ = servers["locked"].command("keys", "create", "reader", "--tenant", "empty").communicate()
+    assert printed
     return printed.decode().strip()
 
 

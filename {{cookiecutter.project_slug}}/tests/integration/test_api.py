@@ -119,6 +119,45 @@ async def test_readiness_names_a_missing_migration(settings: Settings, migrated_
     assert (error["code"], "app migrate" in error["message"]) == ("database_unavailable", True)
 
 
+async def test_an_older_version_stays_ready(client: httpx.AsyncClient, owner: Database) -> None:
+    """A schema that is newer than the code is one: while a version is rolled out the one before answers on."""
+    newest = "(SELECT version_num FROM alembic_version)"
+    async with owner.engine.begin() as connection:
+        known = await connection.scalar(text(f"SELECT {newest}"))
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    try:
+        ready = await client.get("/readyz")
+    finally:
+        async with owner.engine.begin() as connection:
+            await connection.execute(text("UPDATE alembic_version SET version_num = :known"), {"known": known})
+    assert ready.json()["database"] == "ok"
+
+
+async def test_pages_of_other_origins_are_let_in_where_they_are_named(settings: Settings, database: Database) -> None:
+    """CORS_ORIGINS names them; others, and everybody by default, get no permission. An error has it too."""
+    assert database
+    ours, theirs = ({"Origin": origin} for origin in ("https://app.example.com", "https://evil.example"))
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for origins, allowed in (("", False), ("https://app.example.com, http://localhost:3000", True)):
+        async with serving(settings.model_copy(update={"cors_origins": origins})) as client:
+            seen = [await client.options("/v1/ask", headers=who | asks) for who in (ours, theirs)]
+            seen += [await client.get("/v1/nothing", headers=who) for who in (ours, theirs)]
+        assert ["access-control-allow-origin" in response.headers for response in seen] == [allowed, False] * 2
+        assert "access-control-allow-credentials" not in seen[0].headers
+
+
+async def test_an_id_of_the_client_goes_through_to_the_ledger(settings: Settings, database: Database) -> None:
+    """What X-Request-ID says is in the response, of an error too, and with each call of a model."""
+    async with serving(settings) as client:
+        await upload(client, BM25.name, BM25.read_bytes())
+        answer = await client.post("/v1/ask", json=QUESTION, headers={"X-Request-ID": "trace-1"})
+        missing = await client.get("/v1/nothing", headers={"X-Request-ID": "trace-2"})
+    assert [response.headers["x-request-id"] for response in (answer, missing)] == ["trace-1", "trace-2"]
+    async with database.across_tenants() as connection:
+        calls = await connection.scalars(text("SELECT role FROM inferences WHERE request_id = 'trace-1'"))
+    assert set(calls) == {"chat", "embedding"}
+
+
 async def test_models_that_cannot_load_are_logged(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -369,7 +408,14 @@ async def test_deleting_what_is_not_there_is_an_error(client: httpx.AsyncClient,
 
 
 async def test_the_documentation_lists_every_route(client: httpx.AsyncClient) -> None:
-    """What the modules in `routes/` offer is in the OpenAPI document, and its page is served."""
+    """What the modules in `routes/` offer is in the OpenAPI document; a page that needs another host is not served."""
     paths = (await client.get("/openapi.json")).json()["paths"]
     assert {"/livez", "/readyz", "/v1/ask", "/v1/documents", "/v1/documents/{document_id}"} <= paths.keys()
-    assert (await client.get("/docs")).status_code == 200
+    assert (await client.get("/docs")).status_code == 404
+
+
+async def test_a_method_that_there_is_not_is_told_with_those_that_there_are(client: httpx.AsyncClient) -> None:
+    """All of them, whichever route has which."""
+    refused = await client.put("/v1/documents")
+    assert error_of(refused, 405)["type"] == "invalid_request_error"
+    assert refused.headers["allow"] == "GET, POST"

@@ -298,7 +298,7 @@ async def test_at_the_ends_of_a_document_there_is_less_around(
     await keep(database, gateway, settings, {"rivers.md": f"Ägypten 🐫:\n\n{NILE}\n\nÖäß.\n"})
     address, _ = await cited(client)
     place = (await client.get(address)).json()
-    assert (place["before"], place["quote"]) == ("Ägypten 🐫:\n\n", NILE)
+    assert (place["before"], place["quote"], place["changed"]) == ("Ägypten 🐫:\n\n", NILE, False)
     assert place["after"].strip() == "Öäß."
 
 
@@ -326,13 +326,14 @@ async def test_an_answer_that_was_kept_otherwise_is_shown_all_the_same(
 ) -> None:
     """Its passage is one of several, or not known any more: then the quote stands for itself."""
     address, citation = await cited(client)
-    other = "jsonb_set(passages->0, '{source}', '\"other.md\"')"
+    other = "replace(replace((passages->0)::text, 'rivers.md', 'other.md'), 'Sentence', 'Sentenze')::jsonb"
     kept = f"jsonb_build_array({other}) || passages" if known else "'[]'"
     async with database.transaction() as connection:
         await connection.execute(text(f"UPDATE answers SET passages = {kept}"))
         await connection.execute(text("DELETE FROM documents"))
     place = (await client.get(address)).json()
     assert (place["changed"], place["quote"], bool(place["before"])) == (True, citation["quote"], known)
+    assert "Sentenze" not in place["before"]
 
 
 async def test_a_citation_that_is_not_there_is_404(client: httpx.AsyncClient, database: Database) -> None:

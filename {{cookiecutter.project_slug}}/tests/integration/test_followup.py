@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from app.db import cache as rows
+from app.db.conversations import create_conversation
 from app.db.engine import Database
 from app.errors import BudgetExceeded
 from app.gateway.gateway import Gateway, open_gateway, warm
@@ -18,7 +19,7 @@ from app.rag.followup import goes_back, joined, newest, stand_alone
 from app.rag.pipeline import Pipeline
 from app.settings import Settings
 from app.tuning import followups
-from app.types import Turn
+from app.types import Place, Turn
 from tests.conftest import PROJECT
 from tests.integration.conftest import Command
 from tests.integration.stored import keep
@@ -208,8 +209,9 @@ async def test_what_was_asked_is_shown_and_what_was_meant_is_searched_for(
     database: Database, gateway: Gateway, settings: Settings
 ) -> None:
     """The offline model answers what it could not find alone."""
-    await keep(database, gateway, settings, {"tea.md": "Green tea is brewed hot for two minutes.\n", "x.md": "Other."})
-    pipeline = Pipeline(database, gateway, settings)
+    documents = {"tea.md": "Green tea is brewed hot for two minutes.\n", "x.md": "How long is it? And for how long?\n"}
+    await keep(database, gateway, settings, documents)
+    pipeline = Pipeline(database, gateway, settings.model_copy(update={"passages": 1}))
     history = [Turn("How is green tea brewed?", "Hot.")]
     answer = await pipeline.ask(FOLLOW_UP, history=history)
     assert (answer.question, answer.standalone) == (FOLLOW_UP, f"How is green tea brewed? {FOLLOW_UP}")
@@ -248,11 +250,14 @@ async def test_an_answer_is_used_again_only_for_what_was_meant(
     assert (first.abstained, first.standalone) == (False, meant)
     elsewhere = await pipeline.ask(FOLLOW_UP, history=[Turn("Where is the clay for a pot dug?", "Here.")])
     assert "First given" not in elsewhere.notice
-    again = await pipeline.ask(f"{meant} ")
-    assert (again.question, again.standalone, again.text) == (meant, meant, first.text)
+    again = await pipeline.ask(meant[:-1])
+    assert (again.question, again.standalone, again.text) == (meant[:-1], meant[:-1], first.text)
     assert again.notice.endswith(f"First given to the question: {meant}")
-    follows = await pipeline.ask(FOLLOW_UP, history=HISTORY)
-    assert (follows.question, follows.standalone) == (FOLLOW_UP, meant)
+    async with database.transaction() as connection:
+        conversation = (await create_conversation(connection, "default", "me")).id
+    follows = await pipeline.ask(FOLLOW_UP, history=HISTORY, place=Place("me", conversation))
+    assert (follows.question, follows.standalone, follows.conversation_id) == (FOLLOW_UP, meant, conversation)
+    assert (await pipeline.ask(meant)).conversation_id is None
     assert "First given" in follows.notice
 
 

@@ -237,7 +237,10 @@ async def test_a_body_that_breaks_off_does_nothing(shop: Shop) -> None:
     """Half a request is no request."""
     scope = {"type": "http", "method": "POST", "path": "/v1/orders", "query_string": b"", "app": shop.app}
     scope |= {"headers": [(b"idempotency-key", b"one")], "state": {"caller": shop.caller}}
-    messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"t", "more_body": True}]
+    messages: list[dict[str, Any]] = [
+        {"type": "http.disconnect"},
+        {"type": "http.request", "body": b"t", "more_body": True},
+    ]
 
     async def receive() -> dict[str, Any]:
         return messages.pop()
@@ -257,7 +260,7 @@ async def test_a_body_that_breaks_off_does_nothing(shop: Shop) -> None:
     ids=["may be alive", "dead", "kept", "old"],
 )
 async def test_time_frees_a_key(
-    shop: Shop, client: httpx.AsyncClient, database: Database, seconds: int, change: str, orders: int
+    shop: Shop, client: httpx.AsyncClient, database: Database, *, seconds: int, change: str, orders: int
 ) -> None:
     """Whoever began and was killed is taken over a minute after DEADLINE_SECONDS; answers are kept for a day."""
     await order(client)

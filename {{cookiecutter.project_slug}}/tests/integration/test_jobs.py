@@ -17,6 +17,7 @@ from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import Job
 from procrastinate.schema import SchemaManager
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from app.db import store
 from app.db.engine import Database
@@ -388,6 +389,23 @@ async def test_a_worker_outlives_the_loss_of_its_connections(
         await ended(parts, await sent(parts, "a.md"))
         await value(owner, f"{others} AND pid <> pg_backend_pid()")
         assert (await ended(parts, await sent(parts, "b.md"))).status == "done"
+
+
+async def test_a_worker_waits_for_a_queue_that_is_away(
+    parts: Parts, owner: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says why, tries again, and works as soon as it can."""
+    monkeypatch.setattr(worker, "RESTART_SECONDS", 0.01)
+    upload_id = await sent(parts)
+    await write(owner, "ALTER SCHEMA jobs RENAME TO gone")
+    with capture_logs() as logs:
+        async with at_work(parts):
+            try:
+                while not any("begins again" in entry["event"] for entry in logs):
+                    await asyncio.sleep(0)
+            finally:
+                await write(owner, "ALTER SCHEMA gone RENAME TO jobs")
+            assert (await ended(parts, upload_id)).status == "done"
 
 
 async def test_a_job_holds_no_text(parts: Parts, owner: Database) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -14,7 +15,8 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from app.api.security import check_safe, needs_key
+from app.api.errors import add_error_handlers
+from app.api.security import check_safe, needs, needs_key
 from app.db.engine import Database, connect
 from app.db.keys import NewKey, find_key, list_keys, revoke_key
 from app.errors import ConfigurationError, Conflict, InvalidInput
@@ -40,7 +42,8 @@ async def client(settings: Settings, database: Database) -> AsyncIterator[httpx.
 async def open_client(settings: Settings, database: Database) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a developer's own server, which needs none."""
     assert database
-    async with in_process(settings.model_copy(update={"cors_origins": "https://app.example.com"})) as client:
+    changes = {"cors_origins": "https://app.example.com", "worker_concurrency": 0}
+    async with in_process(settings.model_copy(update=changes)) as client:
         yield client
 
 
@@ -151,6 +154,15 @@ async def test_every_route_below_v1_needs_a_key_and_says_so(client: httpx.AsyncC
         assert set(declared["ApiKey"]) & SCOPES, path
         refusal(await client.request(method, re.sub(r"\{\w+\}", "1", path)), 401)
     assert all("security" not in operation for _, path, operation in routes if not path.startswith("/v1"))
+
+
+async def test_a_route_that_nobody_guards_lets_nobody_in() -> None:
+    """Where the middleware did not find out who asks, the scope that is needed is nobody's."""
+    app = FastAPI()
+    add_error_handlers(app)
+    app.get("/elsewhere", dependencies=[needs("chat")])(lambda: "secret")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        refusal(await client.get("/elsewhere"), 401)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/openapi.json"])
@@ -302,7 +314,7 @@ async def test_revoking_again_keeps_the_first_time(database: Database) -> None:
 
 def in_production(settings: Settings, url: str | None = None) -> Settings:
     """The settings of a server in production; not validated, so that the test's own database will do."""
-    changes = {"api_key_secret": PEPPER, **PRODUCTION}
+    changes = {"api_key_secret": PEPPER, "worker_concurrency": 0, **PRODUCTION}
     return settings.model_copy(update=changes | ({"database_url": SecretStr(url)} if url else {}))
 
 

@@ -2,16 +2,19 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import text
-from starlette.types import Message, Receive, Scope, Send
+from sqlalchemy.engine import make_url
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.limits import RateLimits, _duration
+from app.api.limits import RateLimits, _duration, one_stream
 from app.api.security import Caller
 from app.db import limits
 from app.db.engine import Database, connect
@@ -21,6 +24,8 @@ from app.gateway import litellm_adapter
 from app.gateway.gateway import Gateway
 from app.rag.ingest import Ingester
 from app.settings import Settings
+from app.telemetry import configure_logging
+from app.types import Attempt, Usage
 from tests.conftest import PROJECT
 from tests.integration.keyed import bearer, in_process, make_key, on_a_socket, with_keys
 from tests.integration.test_keys import refusal
@@ -76,7 +81,9 @@ async def answer_nothing(_: Scope, __: Receive, send: Send) -> None:
     await send({"type": "http.response.body"})
 
 
-async def through(database: Database, settings: Settings, caller: Caller) -> Message:
+async def through(
+    database: Database, settings: Settings, caller: Caller, app: ASGIApp = answer_nothing, **state: object
+) -> Message:
     """Send a request of the caller's through the middleware; how the response starts."""
     sent: list[Message] = []
 
@@ -87,10 +94,60 @@ async def through(database: Database, settings: Settings, caller: Caller) -> Mes
         return {"type": "http.request"}
 
     services = SimpleNamespace(settings=settings, database=database)
-    app = SimpleNamespace(state=SimpleNamespace(services=services))
-    scope = {"type": "http", "app": app, "state": {"caller": caller}}
-    await RateLimits(answer_nothing)(scope, receive, send)
+    served = SimpleNamespace(state=SimpleNamespace(services=services))
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "app": served, "headers": headers, "state": {"caller": caller, **state}}
+    await RateLimits(app)(scope, receive, send)
     return sent[0]
+
+
+@pytest.fixture
+async def fragile(owner: Database, database_url: str) -> AsyncIterator[tuple[Database, Callable[[], Awaitable[None]]]]:
+    """A database, and what takes it away: its user is sent off, and may not come back."""
+    async with owner.engine.begin() as connection:
+        await connection.exec_driver_sql("CREATE ROLE leaver LOGIN IN ROLE app_tenant")
+
+    async def break_off() -> None:
+        async with owner.engine.begin() as connection:
+            await connection.exec_driver_sql("ALTER ROLE leaver NOLOGIN")
+            await connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'leaver'"
+            )
+
+    url = make_url(database_url).set(username="leaver").render_as_string(hide_password=False)
+    try:
+        async with connect(url) as theirs:
+            yield theirs, break_off
+    finally:
+        async with owner.engine.begin() as connection:
+            await connection.exec_driver_sql("DROP ROLE leaver")
+
+
+async def test_a_database_that_goes_away_does_not_spoil_the_answer(
+    fragile: tuple[Database, Callable[[], Awaitable[None]]], settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be counted after the work is told in the log; a lease ends by itself."""
+    theirs, break_off = fragile
+    configure_logging(settings)
+    limited = settings.model_copy(update={"key_tokens_per_minute": 10, "key_streams": 1})
+    attempt = Attempt("m", "ok", datetime.now(UTC), 1, Usage(11, 7))
+    context = SimpleNamespace(inferences=[SimpleNamespace(attempts=(attempt,))])
+
+    async def answer_and_break(scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_body() -> Message:
+            return {"type": "http.request", "body": b'{"stream": 1}'}
+
+        await one_stream(Request(scope, receive_body))
+        await break_off()
+        await answer_nothing(scope, receive, send)
+
+    caller = Caller(key_id="a")
+    work = SimpleNamespace(context=context)
+    started = await through(theirs, limited, caller, answer_and_break, work=work)
+    assert started["status"] == 204
+    logged = "".join(capsys.readouterr())
+    assert "a stream counts until its lease ends" in logged
+    assert "tokens were not counted" in logged
 
 
 @pytest.mark.usefixtures("no_leak")
@@ -173,8 +230,8 @@ def test_durations_are_written_as_openai_writes_them(seconds: float, written: st
 
 async def test_nobody_in_particular_has_no_limits(settings: Settings, database: Database) -> None:
     """Without keys nothing is counted, and nothing is written."""
-    limited = settings.model_copy(update={"key_requests_per_minute": 1, "tenant_requests_per_minute": 1})
-    async with in_process(limited) as client:
+    changes = {"key_requests_per_minute": 1, "tenant_requests_per_minute": 1, "worker_concurrency": 0}
+    async with in_process(settings.model_copy(update=changes)) as client:
         responses = [await client.get(PATH) for _ in range(3)]
     assert {response.status_code for response in responses} == {200}
     assert not any("x-ratelimit" in name for name in responses[0].headers)

@@ -95,6 +95,12 @@ async def test_what_is_no_text_is_refused(client: httpx.AsyncClient, given: obje
     assert error["param"] in ("input", None)
 
 
+async def test_a_client_that_counts_tokens_is_told_to_send_text(client: httpx.AsyncClient) -> None:
+    """LangChain's does by default."""
+    for tokens in ([1, 2], [[1, 2], [3]]):
+        assert "send text" in error_of(await embed(client, input=tokens), 400)["message"]
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     "body",
@@ -116,7 +122,7 @@ async def test_a_body_that_is_no_request_is_400(client: httpx.AsyncClient, path:
     error_of(await client.post(path, content=body, headers=TYPED), 400)
 
 
-@pytest.mark.parametrize("depth", [100, 400, 900])
+@pytest.mark.parametrize("depth", [90, 110, 500, 750, 800, 850, 900])
 async def test_a_deep_schema_is_taken_or_refused(client: httpx.AsyncClient, depth: int) -> None:
     """However deep, it is no failure of the server."""
     deep = json.loads('{"a":' * depth + "1" + "}" * depth)

@@ -28,9 +28,9 @@ class Server:
         self.stopping = Stopping()
         self.go = asyncio.Event()
         self.begun = 0
-        given = {"settings": Settings.model_validate(settings), "stopping": self.stopping}
-        limited = TimeLimit(self._work, **given)
-        self.app = AnswerErrors(Capacity(BodyLimit(limited, settings=given["settings"]), **given))  # type: ignore[arg-type]
+        given = Settings.model_validate(settings)
+        limited = TimeLimit(self._work, settings=given, stopping=self.stopping)
+        self.app = AnswerErrors(Capacity(BodyLimit(limited, settings=given), settings=given, stopping=self.stopping))
 
     async def _work(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun += 1
@@ -179,3 +179,40 @@ async def test_a_body_has_a_size(kind: str, most: int, *, announced: bool) -> No
             response = await client.post("/x", content=content, headers={"content-type": kind})
             assert response.status_code == status
     assert response.json()["error"]["message"] == f"the request has more than {most:,} bytes"
+
+
+async def test_the_servers_own_messages_have_no_limits() -> None:
+    """A start or an end is no request: it waits for nothing, and an error of it is the server's."""
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, _: Receive, __: Send) -> None:
+        seen.append(scope)
+        raise KeyError
+
+    settings, stopping = Settings(), Stopping()
+    stopping.begin()
+    limited = TimeLimit(BodyLimit(app, settings=settings), settings=settings, stopping=stopping)
+    with pytest.raises(KeyError):
+        await AnswerErrors(Capacity(limited, settings=settings, stopping=stopping))({"type": "lifespan"}, never, never)
+    assert seen == [{"type": "lifespan"}]
+
+
+async def test_an_error_after_the_beginning_is_not_answered_twice() -> None:
+    """The server closes the connection, so that nobody takes the half for the whole."""
+    sent: list[Any] = []
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise KeyError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(KeyError):
+        await AnswerErrors(app)({"type": "http"}, never, send)
+    assert [message["status"] for message in sent] == [200]
+
+
+async def never(*_: Any) -> Any:
+    """Nobody calls this."""
+    raise AssertionError

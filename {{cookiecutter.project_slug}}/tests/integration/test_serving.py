@@ -17,11 +17,13 @@ import uvicorn
 from sqlalchemy import text
 from starlette.types import Receive, Scope, Send
 
-from app.api.serving import Server
+from app.api.serving import Server, _bound, _url, serve
 from app.api.stopping import Stopping
 from app.db.engine import Database
 from app.errors import ShuttingDown
+from app.settings import Settings
 from tests.conftest import PROJECT
+from tests.integration.conftest import Command
 from tests.provider import Provider, Reply
 
 PATIENCE_SECONDS = 30
@@ -39,18 +41,12 @@ def provider() -> Iterator[Provider]:
         yield running
 
 
-async def started(url: str, folder: Path, **settings: str) -> Process:
-    """`app serve` on a port of its own."""
-    environment = os.environ | {"DATABASE_URL": url, "DATA_DIR": str(folder), "WORKER_CONCURRENCY": "0"} | settings
-    command = (sys.executable, "-m", "app", "serve", "--port", settings.get("PORT", "0"))
-    environment["PYTHONPATH"] = str(PROJECT)
-    return await asyncio.create_subprocess_exec(*command, stderr=PIPE, stdout=PIPE, cwd=folder, env=environment)
-
-
 @asynccontextmanager
 async def serving(url: str, folder: Path, **settings: str) -> AsyncIterator[tuple[Process, httpx.AsyncClient]]:
-    """The same once it is ready, with a client."""
-    process = await started(url, folder, **settings)
+    """`app serve` once it is ready, and a client."""
+    given = {"DATABASE_URL": url, "DATA_DIR": str(folder), "WORKER_CONCURRENCY": "0", "PYTHONPATH": str(PROJECT)}
+    command = (sys.executable, "-m", "app", "serve", "--port", "0")
+    process = await asyncio.create_subprocess_exec(*command, stderr=PIPE, cwd=folder, env=os.environ | given | settings)
     assert process.stderr
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -169,6 +165,20 @@ async def test_a_second_signal_ends_it_at_once() -> None:
     assert work.stopping.cut
 
 
+async def test_the_whole_of_it_starts_and_ends_in_a_loop(settings: Settings, database: Database) -> None:
+    """The address that is announced answers; a signal later it is over, and nothing is left."""
+    assert database
+    before, announced = asyncio.all_tasks(), asyncio.Queue[str]()
+    given = settings.model_copy(update={"port": 0, "worker_concurrency": 0})
+    serving = asyncio.create_task(serve(given, announced.put_nowait))
+    url = await asyncio.wait_for(announced.get(), PATIENCE_SECONDS)
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
+        assert (await client.get(f"{url}/livez")).json() == {"status": "ok"}
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(serving, PATIENCE_SECONDS)
+    assert asyncio.all_tasks() == before
+
+
 async def test_time_ends_it_too() -> None:
     """SHUTDOWN_SECONDS after the first signal."""
     work = Work(seconds=0.2)
@@ -181,21 +191,28 @@ async def test_time_ends_it_too() -> None:
     ("url", "told"),
     [(AWAY, "the database cannot be reached"), ("mysql://me:canary@host/db", "DATABASE_URL has to name a Postgres")],
 )
-async def test_without_its_database_it_does_not_start(tmp_path: Path, url: str, told: str) -> None:
+def test_without_its_database_it_does_not_start(
+    app: Command, monkeypatch: pytest.MonkeyPatch, url: str, told: str
+) -> None:
     """One line says why, without the password, and the exit status is 2."""
-    process = await started(url, tmp_path)
-    _, printed = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
-    assert process.returncode == 2
-    [line] = printed.decode().strip().splitlines()
+    monkeypatch.setenv("DATABASE_URL", url)
+    ended = app("serve", "--port", "0")
+    [line] = ended.err.splitlines()
+    assert ended.status == 2
     assert line.startswith(f"error: {told}")
     assert "canary" not in line
 
 
-async def test_a_port_that_is_taken_is_told(migrated_url: str, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_told(app: Command) -> None:
     """One line, and the exit status 2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        process = await started(migrated_url, tmp_path, PORT=port)
-        _, printed = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
-    assert process.returncode == 2
-    assert printed.decode().strip().startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+        port = taken.getsockname()[1]
+        ended = app("serve", "--port", str(port))
+    assert (ended.status, ended.err) == (2, f"error: cannot listen on 127.0.0.1:{port}: Address already in use")
+
+
+@pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
+def test_the_address_is_one_that_can_be_opened(host: str, url: str) -> None:
+    """IPv6 stands in brackets, and the port is the real one."""
+    with _bound(host, 0) as bound:
+        assert _url(bound) == f"{url}{bound.getsockname()[1]}"

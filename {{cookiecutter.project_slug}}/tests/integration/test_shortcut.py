@@ -23,7 +23,7 @@ class Raw(Reply):
 
     events: tuple[str, ...] = ()
 
-    def _events(self, wire: Any) -> Iterator[str]:
+    def _events(self, _: Any) -> Iterator[str]:
         yield from self.events
 
 

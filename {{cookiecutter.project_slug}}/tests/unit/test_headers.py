@@ -24,11 +24,13 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(text, headers={"Content-Security-Policy": "own"})(scope, receive, send)
 
 
-async def ask(path: str = "/x", *, production: bool = False, scheme: str = "http", **headers: str) -> httpx.Response:
+async def ask(
+    path: str = "/x", *, production: bool = False, scheme: str = "http", request_id: str | None = None
+) -> httpx.Response:
     """One request."""
     transport = httpx.ASGITransport(ResponseHeaders(answer, production=production))
     async with httpx.AsyncClient(transport=transport, base_url=f"{scheme}://app.test") as client:
-        return await client.get(path, headers=headers)
+        return await client.get(path, headers={} if request_id is None else {"X-Request-ID": request_id})
 
 
 async def test_each_request_has_an_id_in_the_response_and_in_the_log() -> None:
@@ -47,7 +49,7 @@ async def test_each_request_has_an_id_in_the_response_and_in_the_log() -> None:
 )
 async def test_a_clients_id_is_taken_where_it_is_fit(given_id: str, *, is_taken: bool) -> None:
     """Printable, and not too long."""
-    response = await ask(**{"X-Request-ID": given_id})
+    response = await ask(request_id=given_id)
     assert (response.headers["x-request-id"] == given_id) is is_taken
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput
-from app.gateway.parts import IMAGES, ROLES, SOUNDS, check, with_defaults
+from app.gateway.parts import DEEPEST, IMAGES, ROLES, SOUNDS, check, with_defaults
 
 MOST = 1_000
 # The least of each kind that is taken for it: the bytes a file begins with, and some more.
@@ -271,3 +271,18 @@ def test_what_json_cannot_hold_is_the_callers_mistake(value: object) -> None:
         with_defaults({"stop": value}, max_tokens=9)
     with pytest.raises(InvalidInput, match="messages hold what JSON cannot"):
         check([{"role": "user", "content": "hello", "name": value}], most_bytes=9)
+
+
+@pytest.mark.parametrize("inner", [list, dict])
+def test_what_is_nested_too_deep_is_the_callers_mistake(inner: type) -> None:
+    """A hundred levels are enough for any schema, and more would not be encoded further on."""
+
+    def nested(levels: int) -> Any:
+        value: Any = "x"
+        for _ in range(levels):
+            value = [value] if inner is list else {"a": value}
+        return value
+
+    assert with_defaults({"stop": nested(DEEPEST - 1)}, max_tokens=1)
+    with pytest.raises(InvalidInput, match="100 levels"):
+        with_defaults({"stop": nested(DEEPEST)}, max_tokens=1)

@@ -17,6 +17,7 @@ from tests.conftest import PROJECT
 
 EXAMPLE = PROJECT / ".env.example"
 VARIABLE = re.compile(r"^(?:# )?([A-Z][A-Z0-9_]*)=", re.MULTILINE)
+SECRET = "0123456789abcdefghijklmnopqrstuv"
 
 
 def is_nested(name: str) -> bool:
@@ -341,3 +342,44 @@ def test_only_the_settings_say_where_a_provider_is(monkeypatch: pytest.MonkeyPat
         assert "AZURE_OPENAI_ENDPOINT" not in os.environ
     assert not {"GROQ_API_BASE", "OPENAI_BASE_URL"} & os.environ.keys()
     assert {"CHAT_API_BASE", "DATABASE_URL", "PATH_TO_ENDPOINTS"} <= os.environ.keys()
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        "",
+        "https://app.example.com",
+        "http://localhost:3000, https://[::1]:8443 ,",
+        "https://a.example,https://b.example",
+    ],
+)
+def test_origins_are_a_list_with_commas(origins: str) -> None:
+    """As browsers send them, in production too."""
+    production = {
+        "environment": "production",
+        "database_url": "postgresql://h/d",
+        "api_key_secret": SAFE["api_key_secret"],
+    }
+    settings = Settings.model_validate({"cors_origins": origins, **production})
+    assert settings.allowed_origins == [part.strip() for part in origins.split(",") if part.strip()]
+
+
+@pytest.mark.parametrize(
+    "origins",
+    ["app.example.com", "https://app.example.com/", "https://a.example/x", "https://a b", "null", "https://*"],
+)
+def test_what_is_no_origin_is_refused(origins: str) -> None:
+    """It would never match, or match too much."""
+    with pytest.raises(ConfigurationError, match="CORS_ORIGINS takes origins"):
+        load_settings(cors_origins=origins)
+
+
+@pytest.mark.parametrize("environment", ["development", "production"])
+def test_every_origin_is_for_development_alone(environment: str) -> None:
+    """`*` is refused in production."""
+    given = {"environment": environment, "database_url": "postgresql://h/d", "api_key_secret": SAFE["api_key_secret"]}
+    if environment == "development":
+        assert Settings.model_validate({**given, "cors_origins": "*"}).allowed_origins == ["*"]
+        return
+    with pytest.raises(ConfigurationError, match="CORS_ORIGINS takes origins"):
+        load_settings(**given, cors_origins="*")

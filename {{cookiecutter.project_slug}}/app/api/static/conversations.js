@@ -66,11 +66,14 @@ function draw() {
   const open = openConversation();
   // One without an answer has no title yet, and is of no use to anybody else.
   const shown = listed.filter(({ id, title }) => title || id === open);
-  byId("conversations").replaceChildren(...shown.map(({ id, title }) => {
+  const list = byId("conversations");
+  const focused = list.contains(document.activeElement) && document.activeElement?.closest("li")?.firstElementChild;
+  list.replaceChildren(...shown.map(({ id, title }) => {
     const name = title || UNTITLED;
     const link = el("a", { href: `#/c/${id}`, "aria-current": id === open && "page", title: name }, name);
     return el("li", {}, link, deleteButton(`Delete ${name}`, () => remove(id)));
   }));
+  if (focused) list.querySelector(`[href="${focused.getAttribute("href")}"]`)?.focus();
   byId("no-conversations").hidden = shown.length > 0;
   const title = listed.find(({ id }) => id === open)?.title || UNTITLED;
   byId("title").textContent = title;

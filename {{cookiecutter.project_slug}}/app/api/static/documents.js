@@ -14,6 +14,7 @@ const OUTCOMES = { added: "Added", changed: "Replaced", unchanged: "Was stored a
 
 let mostBytes = Infinity;
 let lastId = "";
+let shown = ""; // what is listed, as text
 /** @type {() => void} */
 let changed = () => {};
 
@@ -69,12 +70,16 @@ async function load(after = "") {
   const stored = byId("stored");
   try {
     const { data, last_id, has_more } = await call("GET", `v1/documents?limit=${PAGE}${after && `&after=${after}`}`);
+    const read = JSON.stringify([after, data]);
+    if (read === shown) return; // drawing anew would take away what is being pressed
+    shown = read;
     if (!after) stored.replaceChildren();
     stored.append(...data.map(row));
     lastId = last_id;
     byId("more-documents").hidden = !has_more;
     byId("none-stored").hidden = stored.childElementCount > 0;
   } catch (error) {
+    shown = "";
     stored.replaceChildren(el("li", { class: "error" }, inWords(error)));
   }
 }
