@@ -9,20 +9,16 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self, get_args
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from app.errors import ConfigurationError
+from app.guessing import SHORTEST_SECRET, has_known_password, is_guessable
 
 MILLION = 1_000_000
-SHORTEST_SECRET, FEWEST_SIGNS = 32, 8
-PLACEHOLDER = re.compile(r"(?i)change.?(?:me|this|it)|place.?holder|example|password|secret|your.?(?:key|own)|12345678")
-WELL_KNOWN = {"", "app", "admin", "changeme", "default", "example", "owner", "password", "postgres", "root", "secret"}
 ADDRESS = re.compile(r"_(?:API_BASE|BASE_URL|API_URL|ENDPOINT)(?:_URL)?$")
-
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")  # as a browser sends it
 
 
@@ -189,7 +185,7 @@ class Settings(BaseSettings):
     def _hard_to_guess(cls, secret: SecretStr | None) -> SecretStr | None:
         """Whoever knows it and reads the database can make keys."""
         plain = secret.get_secret_value() if secret else ""
-        if secret and (len(plain) < SHORTEST_SECRET or len(set(plain)) < FEWEST_SIGNS or PLACEHOLDER.search(plain)):
+        if secret and is_guessable(plain):
             raise ValueError(
                 f"it has to be {SHORTEST_SECRET} or more random characters, for example from `openssl rand -hex 32`"
             )
@@ -201,7 +197,7 @@ class Settings(BaseSettings):
             return self
         if self.database_url is None:
             raise ValueError("ENVIRONMENT=production needs DATABASE_URL: the built-in Postgres is for development")
-        if _well_known_password(self.database_url.get_secret_value()):
+        if has_known_password(self.database_url.get_secret_value()):
             raise ValueError(
                 "ENVIRONMENT=production needs another password in DATABASE_URL: anybody would try this one"
             )
@@ -232,16 +228,6 @@ class Settings(BaseSettings):
         if self.chunk_overlap >= self.chunk_characters:
             raise ValueError("CHUNK_OVERLAP has to be less than CHUNK_CHARACTERS")
         return self
-
-
-def _well_known_password(url: str) -> bool:
-    """Whether it is one that people write for the time being. None at all is another way to log in."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # that it is no URL is told where it is used
-        return False
-    given = [unquote(p) for p in (parts.password,) if p is not None] + parse_qs(parts.query).get("password", [])
-    return not {password.lower() for password in given}.isdisjoint(WELL_KNOWN | {unquote(parts.username or "").lower()})
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -3,8 +3,6 @@
 Every row carries its tenant, but for the switches of the semantic cache, which belong to all. Knows nothing of queries.
 """
 
-from typing import Any
-
 from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     BigInteger,
@@ -23,34 +21,24 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    func,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
-from sqlalchemy.types import TypeEngine
+
+from app.db.columns import moments, required, texts
 
 metadata = MetaData()
-
-
-def _required(kind: type[TypeEngine[Any]] | TypeEngine[Any], *names: str) -> list[Column[Any]]:
-    """Columns of one type that are never null."""
-    return [Column(name, kind, nullable=False) for name in names]
-
-
-def _created() -> Column[Any]:
-    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
-
 
 documents = Table(
     "documents",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    *_required(Text, "tenant", "source", "title", "media_type", "content_hash", "text", "origin"),
+    *required(Text, "tenant", "source", "title", "media_type", "content_hash", "text", "origin"),
     Column("recipe", Text, nullable=False, comment="hash of what besides the bytes decides the chunks"),
     Column("metadata", JSONB, nullable=False, server_default="{}"),
     Column("page_starts", ARRAY(Integer), nullable=False, server_default="{}"),
     Column("chunk_count", Integer, nullable=False, server_default="0"),
     Column("term_count", BigInteger, nullable=False, server_default="0", comment="of all its chunks, for BM25"),
-    _created(),
+    *moments("created_at"),
     UniqueConstraint("tenant", "source", name="documents_tenant_source_key"),
     Index("documents_size", "tenant", postgresql_include=["chunk_count", "term_count"]),
 )
@@ -60,9 +48,9 @@ chunks = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("document_id", ForeignKey("documents.id", ondelete="CASCADE"), nullable=False),
-    *_required(Text, "tenant", "heading", "text", "context"),
+    *required(Text, "tenant", "heading", "text", "context"),
     Column("content_hash", Text, nullable=False, comment="of what is embedded"),
-    *_required(Integer, "ordinal", "start_char", "end_char"),
+    *required(Integer, "ordinal", "start_char", "end_char"),
     Column("page", Integer),
     UniqueConstraint("document_id", "ordinal", name="chunks_document_ordinal_key"),
     Index("chunks_tenant_hash", "tenant", "content_hash"),
@@ -75,7 +63,7 @@ postings = Table(
     Column("tenant", Text, primary_key=True),
     Column("term", Text, primary_key=True),
     Column("chunk_id", ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True),
-    *_required(Integer, "frequency"),
+    *required(Integer, "frequency"),
     Column("length", Integer, nullable=False, comment="terms of the chunk"),
     Index("postings_chunk", "chunk_id"),
 )
@@ -85,8 +73,8 @@ index_stamps = Table(
     "index_stamps",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    *_required(Text, "tenant", "embedding_model"),
-    *_required(Integer, "dimensions"),
+    *required(Text, "tenant", "embedding_model"),
+    *required(Integer, "dimensions"),
     Column("ready", Boolean, nullable=False, comment="every chunk had its vector when this was set"),
     UniqueConstraint("tenant", "embedding_model", name="index_stamps_tenant_model_key"),
     UniqueConstraint("id", "dimensions", name="index_stamps_id_dimensions_key"),
@@ -98,8 +86,8 @@ embeddings = Table(
     metadata,
     Column("stamp_id", BigInteger, primary_key=True, autoincrement=False),
     Column("chunk_id", ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True),
-    *_required(Text, "tenant"),
-    *_required(Integer, "dimensions"),
+    *required(Text, "tenant"),
+    *required(Integer, "dimensions"),
     Column("embedding", HALFVEC(), nullable=False),
     ForeignKeyConstraint(
         ["stamp_id", "dimensions"], ["index_stamps.id", "index_stamps.dimensions"], ondelete="CASCADE"
@@ -112,8 +100,8 @@ chunk_contexts = Table(
     metadata,
     Column("tenant", Text, primary_key=True),
     Column("key", Text, primary_key=True, comment="hash of all that the model was asked"),
-    *_required(Text, "source", "context"),
-    _created(),
+    *required(Text, "source", "context"),
+    *moments("created_at"),
     Index("chunk_contexts_source", "tenant", "source"),
 )
 
@@ -121,23 +109,16 @@ answers = Table(
     "answers",
     metadata,
     Column("id", UUID(as_uuid=False), primary_key=True),
-    *_required(Text, "tenant", "question", "text", "model", "prompt_hash"),
-    *_required(Boolean, "abstained", "usage_estimated"),
-    *_required(Integer, "input_tokens", "output_tokens", "latency_ms"),
+    *required(Text, "tenant", "question", "text", "model", "prompt_hash"),
+    *required(Boolean, "abstained", "usage_estimated"),
+    *required(Integer, "input_tokens", "output_tokens", "latency_ms"),
     Column("cost_nanousd", BigInteger, comment="1e-9 US dollars; null where the price is unknown"),
-    *_required(JSONB, "citations", "rejected", "passages"),
+    *required(JSONB, "citations", "rejected", "passages"),
     Column("reason", Text, nullable=False, server_default="", comment="why it abstained"),
-    Column("owner", Text, nullable=False, server_default=""),
     Column("conversation_id", ForeignKey("conversations.id", ondelete="CASCADE")),
-    Column(
-        "standalone",
-        Text,
-        nullable=False,
-        server_default="",
-        comment="the question as it was searched for, without its conversation",
-    ),
-    Column("notice", Text, nullable=False, server_default=""),
-    _created(),
+    Column("standalone", Text, nullable=False, server_default="", comment="the question as it was searched for"),
+    *texts("owner", "notice"),
+    *moments("created_at"),
     Index("answers_tenant_created", "tenant", "created_at"),
     Index("answers_conversation", "conversation_id", "created_at"),
 )
@@ -146,9 +127,8 @@ conversations = Table(
     "conversations",
     metadata,
     Column("id", UUID(as_uuid=False), primary_key=True),
-    *_required(Text, "tenant", "owner", "title"),
-    _created(),
-    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    *required(Text, "tenant", "owner", "title"),
+    *moments("created_at", "updated_at"),
     Index("conversations_owner", "tenant", "owner", "updated_at", "id"),
 )
 
@@ -156,11 +136,10 @@ feedback = Table(
     "feedback",
     metadata,
     Column("id", UUID(as_uuid=False), primary_key=True),
-    *_required(Text, "tenant", "owner", "rating"),
+    *required(Text, "tenant", "owner", "rating"),
     Column("answer_id", ForeignKey("answers.id", ondelete="CASCADE"), nullable=False),
-    Column("comment", Text, nullable=False, server_default=""),
-    Column("correction", Text, nullable=False, server_default=""),
-    _created(),
+    *texts("comment", "correction"),
+    *moments("created_at"),
     Column("reviewed_at", DateTime(timezone=True)),
     UniqueConstraint("answer_id", "owner", name="feedback_answer_owner_key"),
     Index("feedback_tenant_created", "tenant", "created_at", "id"),
@@ -170,18 +149,15 @@ uploads = Table(
     "uploads",
     metadata,
     Column("id", UUID(as_uuid=False), primary_key=True),
-    *_required(Text, "tenant", "owner", "source"),
+    *required(Text, "tenant", "owner", "source"),
     Column("metadata", JSONB, nullable=False, server_default="{}"),
     Column("data", LargeBinary, comment="null once it is done"),
-    *_required(BigInteger, "bytes"),
+    *required(BigInteger, "bytes"),
     Column("status", Text, nullable=False, comment="queued, running, done or failed"),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("outcome", Text, nullable=False, server_default=""),
+    *texts("outcome", "error_code", "error"),
     Column("chunks", Integer, nullable=False, server_default="0"),
-    Column("error_code", Text, nullable=False, server_default=""),
-    Column("error", Text, nullable=False, server_default=""),
-    _created(),
-    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    *moments("created_at", "updated_at"),
     Index("uploads_tenant_created", "tenant", "created_at", "id"),
 )
 
@@ -189,10 +165,10 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("id", Text, primary_key=True),
-    *_required(Text, "tenant", "name"),
+    *required(Text, "tenant", "name"),
     Column("hash", LargeBinary, nullable=False, comment="HMAC-SHA256 of the secret"),
-    *_required(ARRAY(Text), "scopes"),
-    _created(),
+    *required(ARRAY(Text), "scopes"),
+    *moments("created_at"),
     Column("expires_at", DateTime(timezone=True)),
     Column("revoked_at", DateTime(timezone=True)),
     Index("api_keys_tenant_name", "tenant", "name"),
@@ -203,7 +179,7 @@ rate_buckets = Table(
     metadata,
     Column("scope", Text, primary_key=True, comment="tenant:NAME or key:ID"),
     Column("kind", Text, primary_key=True),
-    *_required(Text, "tenant"),
+    *required(Text, "tenant"),
     Column("empty_at", DateTime(timezone=True), nullable=False, comment="once what is in it has leaked"),
 )
 
@@ -212,7 +188,7 @@ stream_leases = Table(
     metadata,
     Column("scope", Text, primary_key=True),
     Column("id", UUID(as_uuid=False), primary_key=True),
-    *_required(Text, "tenant"),
+    *required(Text, "tenant"),
     Column("expires_at", DateTime(timezone=True), nullable=False),
 )
 
@@ -222,11 +198,11 @@ idempotency_keys = Table(
     Column("tenant", Text, primary_key=True),
     Column("owner", Text, primary_key=True),
     Column("key", Text, primary_key=True),
-    *_required(Text, "fingerprint"),
+    *required(Text, "fingerprint"),
     Column("status", Integer, comment="null while the first request is under way"),
     Column("headers", JSONB),
     Column("body", LargeBinary),
-    _created(),
+    *moments("created_at"),
     Index("idempotency_keys_created", "created_at"),
 )
 
@@ -234,10 +210,10 @@ inferences = Table(
     "inferences",
     metadata,
     Column("id", UUID(as_uuid=False), primary_key=True),
-    *_required(Text, "request_id", "tenant", "api_key_id", "role", "outcome", "cached"),
+    *required(Text, "request_id", "tenant", "api_key_id", "role", "outcome", "cached"),
     Column("saved_nanousd", BigInteger),
     Column("started_at", DateTime(timezone=True), nullable=False),
-    *_required(Integer, "duration_ms"),
+    *required(Integer, "duration_ms"),
     Index("inferences_started", "started_at"),
 )
 
@@ -246,12 +222,12 @@ attempts = Table(
     metadata,
     Column("inference_id", ForeignKey("inferences.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
-    *_required(Text, "tenant", "model", "outcome", "detail"),
-    *_required(Boolean, "partial", "estimated"),
-    *_required(Integer, "input_tokens", "output_tokens", "cached_tokens"),
+    *required(Text, "tenant", "model", "outcome", "detail"),
+    *required(Boolean, "partial", "estimated"),
+    *required(Integer, "input_tokens", "output_tokens", "cached_tokens"),
     Column("cost_nanousd", BigInteger, comment="1e-9 US dollars; null where it is unknown"),
     Column("started_at", DateTime(timezone=True), nullable=False),
-    *_required(Integer, "duration_ms"),
+    *required(Integer, "duration_ms"),
     Column("first_token_ms", Integer),
 )
 
@@ -260,7 +236,7 @@ budget_accounts = Table(
     metadata,
     Column("scope", Text, primary_key=True, comment="tenant:NAME or key:ID"),
     Column("day", Date, primary_key=True),
-    *_required(Text, "tenant"),
+    *required(Text, "tenant"),
     Column("spent_nanousd", BigInteger, nullable=False, server_default="0"),
     Column("unpriced", Integer, nullable=False, server_default="0", comment="attempts whose cost is unknown"),
 )
@@ -270,9 +246,9 @@ budget_reservations = Table(
     metadata,
     Column("scope", Text, primary_key=True),
     Column("id", UUID(as_uuid=False), primary_key=True),
-    *_required(Text, "tenant"),
-    *_required(Date, "day"),
-    *_required(BigInteger, "amount_nanousd"),
+    *required(Text, "tenant"),
+    *required(Date, "day"),
+    *required(BigInteger, "amount_nanousd"),
     Column("expires_at", DateTime(timezone=True), nullable=False),
 )
 
@@ -280,9 +256,9 @@ completions_cache = Table(
     "completions_cache",
     metadata,
     Column("key", Text, primary_key=True),
-    *_required(Text, "tenant"),
-    *_required(LargeBinary, "completion"),
-    _created(),
+    *required(Text, "tenant"),
+    *required(LargeBinary, "completion"),
+    *moments("created_at"),
     Index("completions_cache_created", "created_at"),
 )
 
@@ -291,9 +267,9 @@ semantic_cache_routes = Table(
     "semantic_cache_routes",
     metadata,
     Column("route", Text, primary_key=True),
-    *_required(Text, "embedding_model", "dataset_hash"),
-    *_required(Double, "threshold", "false_hit_rate", "false_hit_rate_at_most"),
-    *_required(Integer, "pairs"),
+    *required(Text, "embedding_model", "dataset_hash"),
+    *required(Double, "threshold", "false_hit_rate", "false_hit_rate_at_most"),
+    *required(Integer, "pairs"),
     Column("measured_at", DateTime(timezone=True), nullable=False),
 )
 
@@ -301,10 +277,10 @@ semantic_cache = Table(
     "semantic_cache",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    *_required(Text, "tenant", "route", "scope_hash", "question"),
+    *required(Text, "tenant", "route", "scope_hash", "question"),
     Column("embedding", HALFVEC(), nullable=False),
-    *_required(LargeBinary, "payload"),
-    _created(),
+    *required(LargeBinary, "payload"),
+    *moments("created_at"),
     Index("semantic_cache_scope", "tenant", "route", "scope_hash"),
     Index("semantic_cache_created", "created_at"),
 )

@@ -54,7 +54,7 @@ def url_of(service: str, server: EmbeddedPostgres, **variables: str) -> str:
     """The DATABASE_URL that a service is given, on this server."""
     given = SERVICES[service]["environment"]["DATABASE_URL"]
     for name, value in variables.items():
-        given = given.replace(f"${{{name}}}", value)
+        given = given.replace("$" + "{" + name + "}", value)
     url = make_url(given)
     return url.set(host=None, port=None, query=make_url(server.url).query).render_as_string(hide_password=False)
 
@@ -93,7 +93,7 @@ def test_no_secret_has_a_default() -> None:
     """What opens the database, and what keys are hashed with, has to be given: compose stops without it."""
     text_of_it = (PROJECT / "compose.yaml").read_text(encoding="utf-8")
     for name in ("POSTGRES_PASSWORD", "APP_DATABASE_PASSWORD", "API_KEY_SECRET"):
-        assert f"${{{name}:?" in text_of_it
+        assert "$" + "{" + name + ":?" in text_of_it
     assert ":-" not in text_of_it
 
 

@@ -1,4 +1,4 @@
-"""The files of the chat page over HTTP: their types and headers, and nothing but them. A browser is in tests/browser."""
+"""The files of the chat page over HTTP: their types and headers, and nothing but them; tests/browser uses the page."""
 
 from collections.abc import AsyncIterator
 

@@ -31,7 +31,7 @@ OWNERS = {
     "pgvector": {"app/db"},
     "fastapi": {"app/api"},
     "starlette": {"app/api"},
-    "uvicorn": {"app/commands/serve.py"},
+    "uvicorn": {"app/api/serving.py"},
     "typer": {"app/cli.py", "app/commands"},
 }
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}

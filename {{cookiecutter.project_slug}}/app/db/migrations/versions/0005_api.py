@@ -104,7 +104,7 @@ def _add_tables() -> None:
             ADD COLUMN notice text NOT NULL DEFAULT ''
     """)
     op.execute(
-        "COMMENT ON COLUMN answers.standalone IS 'the question as it was searched for, without its conversation'"
+        "COMMENT ON COLUMN answers.standalone IS 'the question as it was searched for'"
     )
     op.execute("CREATE INDEX answers_conversation ON answers (conversation_id, created_at)")
     op.execute("""
