@@ -1,6 +1,6 @@
 # Every command of the template; `make` lists them. CI and the docs call only these.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure bench-gateway soak-gateway bench-rag bench-ingest bench-scale bench-evals screenshots kill-ingest conformance corpus-pdf clean
+.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure bench-gateway soak-gateway soak-api bench-rag bench-ingest bench-scale bench-evals screenshots kill-ingest conformance corpus-pdf clean
 
 # uv is used where it is installed, and installed into .uv/ where it is not; hooks find it on the PATH.
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
@@ -79,6 +79,9 @@ soak-gateway: $(DEFAULT)/.venv/made ## Make 10,000 calls while a third of what p
 
 # DATA is a folder in the form of BEIR; without one they take the shipped corpus.
 COLLECTION = $(if $(DATA),'$(abspath $(DATA))')
+
+soak-api: $(DEFAULT)/.venv/made ## Send 500 streams at once through a served app, and stop one with 100 open; four minutes
+	@$(WITH_TOOLS) -m tools.soak_api $(args)
 
 bench-rag: $(DEFAULT)/.venv/made ## Measure how well and how fast retrieval finds; DATA=folder in BEIR's form
 	@$(WITH_TOOLS) -m tools.bench_rag $(COLLECTION)

