@@ -164,12 +164,12 @@ class Settings(BaseSettings):
     api_key_secret: SecretStr | None = Field(
         None, description="what API keys are hashed with: 32 characters or more; production needs it"
     )
-    key_requests_per_minute: int | None = Field(600, ge=1, description="of one API key; empty: no limit")
-    key_tokens_per_minute: int | None = Field(None, ge=1, description="of one API key; empty: no limit")
-    key_streams: int | None = Field(20, ge=1, description="of one API key at a time; empty: no limit")
-    tenant_requests_per_minute: int | None = Field(None, ge=1, description="of all its keys; empty: no limit")
-    tenant_tokens_per_minute: int | None = Field(None, ge=1, description="of all its keys; empty: no limit")
-    tenant_streams: int | None = Field(None, ge=1, description="of all its keys at a time; empty: no limit")
+    key_requests_per_minute: int = Field(600, ge=0, description="of one API key; 0: no limit")
+    key_tokens_per_minute: int = Field(0, ge=0, description="of one API key; 0: no limit")
+    key_streams: int = Field(20, ge=0, description="of one API key at a time; 0: no limit")
+    tenant_requests_per_minute: int = Field(0, ge=0, description="of all its keys; 0: no limit")
+    tenant_tokens_per_minute: int = Field(0, ge=0, description="of all its keys; 0: no limit")
+    tenant_streams: int = Field(0, ge=0, description="of all its keys at a time; 0: no limit")
     cors_origins: str = Field("", description="origins whose pages may call the API, with commas; empty: none")
     max_requests: int = Field(1_000, ge=1, description="in work at a time, of one process")
     max_waiting: int = Field(100, ge=0, description="that wait for their turn; more are turned away")

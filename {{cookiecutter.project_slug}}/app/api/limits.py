@@ -127,7 +127,7 @@ def _limits(scope: Scope, name: str) -> dict[str, int]:
         return {}
     whose = {"key": caller.key_id, "tenant": caller.tenant}
     limits = {kind: getattr(scope["app"].state.services.settings, f"{kind}_{name}") for kind in whose}
-    return {f"{kind}:{whose[kind]}": limit for kind, limit in limits.items() if limit is not None}
+    return {f"{kind}:{whose[kind]}": limit for kind, limit in limits.items() if limit}
 
 
 def _pours(scope: Scope, kind: str, amount: int) -> list[Pour]:

@@ -429,7 +429,7 @@ def run(world: World, operations: int) -> None:
 def tenancy(settings: Settings) -> Settings:
     """Offline models, API keys without limits, and uploads that nobody works off."""
     return settings.model_copy(
-        update={"api_key_secret": PEPPER, "key_requests_per_minute": None, "worker_concurrency": 0}
+        update={"api_key_secret": PEPPER, "key_requests_per_minute": 0, "worker_concurrency": 0}
     )
 
 

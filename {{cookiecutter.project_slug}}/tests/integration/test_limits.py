@@ -241,7 +241,7 @@ async def test_nobody_in_particular_has_no_limits(settings: Settings, database: 
 async def test_a_key_without_limits_is_not_counted(settings: Settings, database: Database) -> None:
     """Where no limit is set there is nothing to tell and nothing to write."""
     headers = bearer(await make_key(database))
-    async with in_process(with_keys(settings, key_requests_per_minute=None, key_streams=None)) as client:
+    async with in_process(with_keys(settings, key_requests_per_minute=0, key_streams=0)) as client:
         response = await client.get(PATH, headers=headers)
     assert response.status_code == 200
     assert not any("x-ratelimit" in name for name in response.headers)
