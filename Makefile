@@ -81,7 +81,7 @@ soak-gateway: $(DEFAULT)/.venv/made ## Make 10,000 calls while a third of what p
 COLLECTION = $(if $(DATA),'$(abspath $(DATA))')
 
 soak-api: $(DEFAULT)/.venv/made ## Send 500 streams at once through a served app, and stop one with 100 open; four minutes
-	@$(WITH_TOOLS) -m tools.soak_api $(args)
+	@$(WITH_TOOLS) -m tools.soak_api $(STREAMS) $(SECONDS)
 
 bench-rag: $(DEFAULT)/.venv/made ## Measure how well and how fast retrieval finds; DATA=folder in BEIR's form
 	@$(WITH_TOOLS) -m tools.bench_rag $(COLLECTION)

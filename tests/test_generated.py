@@ -106,6 +106,13 @@ def test_readme_commands_work(project: Path) -> None:
     assert (project / "tested-set.txt").read_bytes() == tested
 
 
+def test_pages_tenants_and_the_whole_api_hold(project: Path) -> None:
+    """The page works in a real browser, tenants never meet, and no request that Schemathesis makes breaks the API."""
+    assert re.search(r"\d+ passed", run("make test-browser", project))
+    assert re.search(r"\d+ passed", run("make test-tenants OPERATIONS=2000", project))
+    assert "No issues found" in run("make test-api CASES=500", project)
+
+
 @contextmanager
 def serving(project: Path, **settings: str) -> Iterator[str]:
     """`make serve`, at the address given; it ends when it is told to."""

@@ -3,7 +3,7 @@
 import asyncio
 import re
 
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.browser.actions import CITED, OTHER, QUESTION, answered, ask
 from tests.browser.conftest import Server, Visit
@@ -133,6 +133,22 @@ async def test_a_server_that_is_gone_loses_no_question(visit: Visit, offline: Se
     await offline.start()
     await expect(turn.locator(".answer")).to_contain_text("Drop the failed citation")
     await expect(page.locator("#offline")).to_be_hidden()
+
+
+async def test_a_question_is_taken_when_the_page_is_ready(visit: Visit, offline: Server) -> None:
+    """Before it knows what it is about and which conversation is open, nothing can be typed that would be lost."""
+    held = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await held.wait()
+        await route.continue_()
+
+    page = await visit(offline)
+    await page.route("**/app.json", hold)
+    await page.reload()
+    await expect(page.get_by_role("textbox")).to_be_disabled()
+    held.set()
+    await answered(page)
 
 
 async def test_a_question_that_was_not_sent_outlives_a_reload(visit: Visit, offline: Server) -> None:

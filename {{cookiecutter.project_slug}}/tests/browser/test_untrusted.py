@@ -152,7 +152,7 @@ async def test_blocks_are_marked_up(blank: Page, text: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["*" * 60_000, "[" * 60_000, "- " * 9_000 + "x", "\n".join(" " * n + "- x" for n in range(900)), "_a" * 9_000],
+    ["*" * 60_000, "[" * 60_000, "- " * 9_000 + "x", "\n".join(" " * n + "- x" for n in range(120)), "_a" * 9_000],
 )
 async def test_no_shownis_too_much(blank: Page, text: str) -> None:
     """What is nested without end, or never closed, is shown in a moment, at a depth that a screen can show."""
@@ -177,4 +177,6 @@ async def test_events_are_read_over_every_border(
     stream = "".join(lines) + ":"
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-    assert await blank.evaluate(PARSED, pieces) == [{"name": name, "data": said} for name, said in events]
+    expected = [{"name": name, "data": said} for name, said in events]
+    assert await blank.evaluate(PARSED, pieces) == expected
+    assert await blank.evaluate(PARSED, list(stream)) == expected

@@ -20,6 +20,7 @@ export async function startConversations(onEmpty) {
   addEventListener("hashchange", openFromAddress);
   byId("more-conversations").addEventListener("click", () => load(listed[listed.length - 1].id));
   await openFromAddress();
+  byId("question").disabled = false; // now it is clear which conversation it would belong to
   await refresh();
 }
 
