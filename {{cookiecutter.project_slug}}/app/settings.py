@@ -178,6 +178,9 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(
         2, ge=0, le=100, description="jobs at a time in the server's process; 0: in `app worker` alone"
     )
+    max_queued_bytes: int = Field(
+        1_000 * MILLION, ge=1, description="of one tenant's uploads that wait, or failed and are kept"
+    )
     upload_attempts: int = Field(3, ge=1, le=20, description="before a document is set aside")
 
     @field_validator("api_key_secret")

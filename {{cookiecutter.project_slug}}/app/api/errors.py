@@ -40,6 +40,8 @@ def public(error: Exception) -> ErrorBody:
 def what_is_wrong(error: RequestValidationError) -> tuple[str | None, str]:
     """The parameter that is wrong, if it is one, and why: the first of them, where there are several."""
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return None, f"the body is not valid JSON, at character {first['loc'][-1]}"
     param = ".".join(str(part) for part in first["loc"][1:]).encode("ascii", "backslashreplace").decode() or None
     return param, f"{param or 'request'}: {first['msg']}"
 

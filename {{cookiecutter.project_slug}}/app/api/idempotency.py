@@ -1,8 +1,8 @@
 """`Idempotency-Key`: a request that is sent again is not done again, but answered with what was answered first.
 
 Who names a key wants the work done once whether or not it stays to hear of it: StopWhenClientLeaves lets such work
-finish, and the answer waits for the next try. Not kept is what another try may better: 429, 5xx, and a stream that
-broke. Knows nothing of what the work is.
+finish, and the answer waits for the next try. Not kept is what another try may better: no rights, nothing there yet,
+a limit, 5xx, and a stream that broke. Knows nothing of what the work is.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ LONGEST_KEY = 255
 MOST_BYTES = 1_000_000
 DEAD_AFTER_SECONDS = 60  # beyond DEADLINE_SECONDS, so that nobody is taken for dead who may still be answering
 KEPT_HEADERS = ("content-type", "location")
-TOO_MANY, SERVER_ERROR = 429, 500
+LASTING = {*range(200, 300), 400, 413, 415, 422}  # what was done, and what is wrong with the request itself
 
 
 def has_key(scope: Scope) -> bool:
@@ -108,7 +108,7 @@ class _Answer:
     def kept(self) -> Kept | None:
         """What another try is answered with; nothing where another try may go better."""
         status = self._start["status"]
-        if status == TOO_MANY or status >= SERVER_ERROR:
+        if status not in LASTING:
             return None
         if not self._is_small:
             error = TooLargeToKeep()

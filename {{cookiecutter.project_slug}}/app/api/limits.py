@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MARGIN_SECONDS = 60  # a lease outlives the longest stream by as much
 SECOND = 1_000  # milliseconds
 KINDS = ("requests", "tokens")
+RATE_HEADERS = tuple(f"x-ratelimit-{what}-{kind}" for kind in KINDS for what in ("limit", "remaining", "reset"))
 log = structlog.get_logger(__name__)
 
 
@@ -100,7 +101,7 @@ async def _release(scope: Scope) -> None:
 
 async def _asks_for_a_stream(request: Request) -> bool:
     """Whatever any route could take for true."""
-    if "json" not in request.headers.get("content-type", ""):
+    if "json" not in request.headers.get("content-type", "").lower():
         return False
     try:
         body = await request.json()

@@ -20,12 +20,12 @@ from app.api.disconnect import StopWhenClientLeaves
 from app.api.errors import AnswerErrors, add_error_handlers
 from app.api.headers import ResponseHeaders
 from app.api.idempotency import Idempotency
-from app.api.limits import RateLimits, one_stream
+from app.api.limits import RATE_HEADERS, RateLimits, one_stream
 from app.api.openapi import describe, operation_id
 from app.api.overload import BodyLimit, Capacity, TimeLimit
 from app.api.security import Authenticate, check_safe
 from app.api.stopping import Stopping
-from app.db.engine import open_database
+from app.db.engine import Database, open_database
 from app.errors import ConfigurationError
 from app.gateway import litellm_adapter
 from app.gateway.deployments import price_unknown, resolve
@@ -52,12 +52,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
-            open_database(settings) as database,
+            _open_safe(settings) as database,
             open_gateway(settings, database) as gateway,
             open_queue(database) as queue,
             working(database, gateway, settings, queue, concurrency=settings.worker_concurrency) as stop_working,
         ):
-            await check_safe(settings, database)
             app.state.stopping.at_begin(stop_working)
             services = app.state.services = Services(settings, database, gateway, queue)
             warming = asyncio.create_task(_warm(services))
@@ -72,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="0.1.0",
         lifespan=lifespan,
         dependencies=[Depends(one_stream)],
+        redirect_slashes=False,  # a redirection may leave TLS, and a client sends its key along
         docs_url=None,  # these pages come from another host
         redoc_url=None,
         generate_unique_id_function=operation_id,
@@ -103,9 +103,17 @@ def _add_middleware(app: FastAPI, settings: Settings, stopping: Stopping) -> Non
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "Retry-After", "Idempotent-Replayed", "Location"],
+            expose_headers=["X-Request-ID", "Retry-After", "Idempotent-Replayed", "Location", *RATE_HEADERS],
         )
     app.add_middleware(ResponseHeaders, production=settings.environment == "production")
+
+
+@asynccontextmanager
+async def _open_safe(settings: Settings) -> AsyncIterator[Database]:
+    """The database; before anything else is started, whether it is safe to serve from."""
+    async with open_database(settings) as database:
+        await check_safe(settings, database)
+        yield database
 
 
 async def _warm(services: Services) -> None:

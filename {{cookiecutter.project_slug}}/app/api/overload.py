@@ -20,6 +20,7 @@ MARGIN_SECONDS = 5.0  # beyond DEADLINE_SECONDS, so that what the parts say of t
 UPLOAD_SECONDS = 300.0
 FORM_BYTES = 100_000  # around the file in a form
 JSON_BYTES = 1_000_000  # around an attachment in a message
+MOST_OPENED = 50_000  # braces and brackets: while JSON is read and checked nobody else is served
 
 
 class Capacity:
@@ -116,18 +117,22 @@ class BodyLimit:
             return
         most = self._form_bytes if _is_form(scope) else self._json_bytes
         length = Headers(scope=scope).get("content-length", "")
-        announced, read = int(length) if length.isdecimal() else 0, 0
+        announced, read, opened = int(length) if length.isdecimal() else 0, 0, 0
         # FastAPI makes a 400 of any other error that reading a body ends with.
         too_large = HTTPException(413, f"the request has more than {most:,} bytes")
 
         async def limited() -> Message:
-            nonlocal read
+            nonlocal read, opened
             if announced > most:
                 raise too_large
             message = await receive()
-            read += len(message.get("body", b""))
+            body = message.get("body", b"")
+            read += len(body)
+            opened += 0 if _is_form(scope) else body.count(b"{") + body.count(b"[")
             if read > most:
                 raise too_large
+            if opened > MOST_OPENED:
+                raise HTTPException(413, f"the request has more than {MOST_OPENED:,} objects and lists")
             return message
 
         await self._app(scope, limited, send)

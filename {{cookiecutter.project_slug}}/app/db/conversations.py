@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Table, case, delete, func, insert, select,
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
+from app.db.idempotency import forget_kept
 from app.db.tables import answers, conversations
 from app.errors import NotFound
 
@@ -78,12 +79,13 @@ async def take_answer(connection: AsyncConnection, tenant: str, owner: str, conv
 
 
 async def delete_conversation(connection: AsyncConnection, tenant: str, owner: str, conversation_id: str) -> None:
-    """Remove it with its answers and their feedback.
+    """Remove it with its answers and their feedback, and what was kept for requests that are sent again.
 
     Raises:
         NotFound: it is not there, or somebody else's.
 
     """
+    await forget_kept(connection, tenant, owner)
     gone = delete(conversations).where(_is(tenant, owner, conversation_id)).returning(ROW.id)
     await _one(connection, gone, conversation_id)
 
@@ -94,6 +96,7 @@ async def delete_history(connection: AsyncConnection, tenant: str, owner: str) -
     An answer that is on its way into one of the conversations waits for this, and is then refused.
     """
     said = await connection.execute(delete(answers).where(_of(answers, tenant, owner)))
+    await forget_kept(connection, tenant, owner)
     held = await connection.execute(delete(conversations).where(_of(conversations, tenant, owner)))
     return held.rowcount, said.rowcount
 

@@ -86,6 +86,12 @@ async def give_up(connection: AsyncConnection, claimed: Claim) -> None:
     await connection.execute(delete(idempotency_keys).where(_is(claimed.place), _since(claimed)))
 
 
+async def forget_kept(connection: AsyncConnection, tenant: str, owner: str) -> None:
+    """Remove every answer of the owner's that was kept: it may hold what is to be deleted."""
+    kept = delete(idempotency_keys).where(ROW.tenant == tenant, ROW.owner == owner, ROW.status.is_not(None))
+    await connection.execute(kept)
+
+
 async def remove_old(connection: AsyncConnection) -> int:
     """Remove what need not be kept any longer, of all tenants that the transaction sees; say how many."""
     return (await connection.execute(delete(idempotency_keys).where(ROW.created_at < func.now() - KEPT))).rowcount

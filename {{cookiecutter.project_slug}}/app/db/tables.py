@@ -149,7 +149,7 @@ uploads = Table(
     "uploads",
     metadata,
     Column("id", UUID(as_uuid=False), primary_key=True),
-    *required(Text, "tenant", "owner", "source"),
+    *required(Text, "tenant", "owner", "api_key_id", "source"),
     Column("metadata", JSONB, nullable=False, server_default="{}"),
     Column("data", LargeBinary, comment="null once it is done"),
     *required(BigInteger, "bytes"),

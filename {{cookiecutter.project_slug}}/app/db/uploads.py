@@ -6,16 +6,18 @@ transaction. Knows nothing of the queue or of documents.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, func, insert, select, text, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.tables import uploads
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, NotFound, RateLimited
 
 OPEN = ("queued", "running")
+FULL_SECONDS = 30  # until which some of what waits may have been read
+HOPELESS = {"invalid_input", "unsupported_document", "document_too_large"}  # their bytes are not kept
 SUPERSEDED = "a newer upload of the same name has taken its place: upload the file again"
 LOST = "the process that read it was stopped from outside each time: it may need more memory than there is"
 ROW = uploads.c
@@ -44,10 +46,22 @@ class StoredUpload:
 
 
 @dataclass(frozen=True, slots=True)
+class SentFile:
+    """What somebody sent, to be filed under `source` with this metadata; the key's account pays for reading it."""
+
+    owner: str
+    api_key_id: str
+    source: str
+    metadata: dict[str, str]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
-    """What a worker gets: the bytes, what to file them under, and the number of its attempt, from 1."""
+    """What a worker gets: the bytes, what to file them under, whose account pays, and its attempt's number, from 1."""
 
     source: str
+    api_key_id: str
     metadata: Mapping[str, str]
     data: bytes
     attempt: int
@@ -62,13 +76,19 @@ class Lost:
     source: str
 
 
-async def add_upload(
-    connection: AsyncConnection, tenant: str, owner: str, *, source: str, metadata: Mapping[str, str], data: bytes
-) -> StoredUpload:
-    """Store what was sent."""
-    row = {"id": func.gen_random_uuid(), "tenant": tenant, "owner": owner, "source": source, "status": "queued"}
-    content = {"metadata": dict(metadata), "data": data, "bytes": len(data)}
-    return StoredUpload(*(await connection.execute(insert(uploads).values(row | content).returning(*SHOWN))).one())
+async def add_upload(connection: AsyncConnection, tenant: str, sent: SentFile, *, most_bytes: int) -> StoredUpload:
+    """Store what was sent.
+
+    Raises:
+        RateLimited: with it the tenant's files that wait, or failed and are kept, would have more than `most_bytes`.
+
+    """
+    held = await connection.scalar(select(func.sum(ROW.bytes)).where(ROW.tenant == tenant, ROW.data.is_not(None)))
+    if (held or 0) + len(sent.data) > most_bytes:
+        told = f"files that wait or failed may have {most_bytes:,} bytes (MAX_QUEUED_BYTES): DELETE /v1/uploads/ID"
+        raise RateLimited(told, retry_after=FULL_SECONDS)
+    row = asdict(sent) | {"id": func.gen_random_uuid(), "tenant": tenant, "status": "queued", "bytes": len(sent.data)}
+    return StoredUpload(*(await connection.execute(insert(uploads).values(row).returning(*SHOWN))).one())
 
 
 async def read_upload(connection: AsyncConnection, tenant: str, owner: str, upload_id: str) -> StoredUpload:
@@ -109,14 +129,30 @@ async def restart_upload(connection: AsyncConnection, tenant: str, owner: str, u
         Conflict: it did not fail, or a newer one has been stored under its name.
 
     """
-    failed = (ROW.owner == owner, ROW.status == "failed", ~_superseded())
+    failed = (ROW.owner == owner, ROW.status == "failed", ROW.data.is_not(None), ~_superseded())
     again = update(uploads).where(_is(tenant, upload_id), *failed).values(status="queued", attempts=0)
     restarted = again.values(error_code="", error="", updated_at=func.now()).returning(*SHOWN)
     found = (await connection.execute(restarted)).one_or_none()
     if found is None:
         there = await read_upload(connection, tenant, owner, upload_id)
-        raise Conflict(SUPERSEDED if there.status == "failed" else f"the upload is {there.status} and has not failed")
+        if there.status != "failed":
+            raise Conflict(f"the upload is {there.status} and has not failed")
+        raise Conflict(SUPERSEDED if there.error_code not in HOPELESS else "another try would fail as well")
     return StoredUpload(*found)
+
+
+async def delete_upload(connection: AsyncConnection, tenant: str, owner: str, upload_id: str) -> None:
+    """Remove the row and the bytes.
+
+    Raises:
+        NotFound: it is not there, or somebody else's.
+        Conflict: a worker is reading it.
+
+    """
+    at_rest = (_is(tenant, upload_id), ROW.owner == owner, ROW.status != "running")
+    if not (await connection.execute(delete(uploads).where(*at_rest))).rowcount:
+        await read_upload(connection, tenant, owner, upload_id)
+        raise Conflict("a worker is reading this upload: wait for its end")
 
 
 async def begin_upload(connection: AsyncConnection, tenant: str, upload_id: str, *, most_attempts: int) -> Begun | None:
@@ -133,8 +169,10 @@ async def begin_upload(connection: AsyncConnection, tenant: str, upload_id: str,
         poisonous.values(status="failed", error_code="worker_lost", error=LOST, updated_at=func.now())
     )
     begun = update(uploads).where(*open_).values(status="running", attempts=ROW.attempts + 1, updated_at=func.now())
-    row = (await connection.execute(begun.returning(ROW.source, ROW.metadata, ROW.data, ROW.attempts))).one_or_none()
-    return None if row is None else Begun(row.source, row.metadata, bytes(row.data), row.attempts)
+    row = (
+        await connection.execute(begun.returning(ROW.source, ROW.api_key_id, ROW.metadata, ROW.data, ROW.attempts))
+    ).one_or_none()
+    return None if row is None else Begun(row.source, row.api_key_id, row.metadata, bytes(row.data), row.attempts)
 
 
 async def report_upload(

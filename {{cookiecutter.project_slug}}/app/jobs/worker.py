@@ -7,8 +7,9 @@ import asyncio
 import importlib
 import pkgutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -19,7 +20,11 @@ from app.jobs.queue import Queue
 from app.rag.parsing import Parser
 from app.settings import Settings
 
+if TYPE_CHECKING:
+    from procrastinate.worker import Worker
+
 log = structlog.get_logger(__name__)
+BEGINNING_SECONDS = 0.05
 RESTART_SECONDS = 5.0
 LOOK_SECONDS = 5.0  # new jobs are told of at once; this is for those that waited for their time
 
@@ -48,31 +53,44 @@ async def working(
     parts = Parts(database, gateway, settings, queue, parser)
     for module in pkgutil.iter_modules(tasks.__path__):
         importlib.import_module(f"{tasks.__name__}.{module.name}").add_to(queue.app, parts)
-    worker = asyncio.create_task(_work(parts, concurrency))
-
-    def stop() -> bool:
-        return not worker.cancelling() and worker.cancel()
-
+    stopping = asyncio.Event()
+    work = asyncio.create_task(_work(parts, concurrency, stopping))
     try:
-        yield stop
+        yield stopping.set
     finally:
-        stop()
-        with suppress(asyncio.CancelledError):
-            await worker
+        stopping.set()
+        await work
         await parser.aclose()
 
 
-async def _work(parts: Parts, concurrency: int) -> None:
-    """Work until this is cancelled: a worker gives up when it loses the database, and another one begins."""
-    while concurrency:
+async def _work(parts: Parts, concurrency: int, stopping: asyncio.Event) -> None:
+    """Work until it is told to stop: a worker gives up when it loses the database, and another one begins."""
+    told = asyncio.create_task(stopping.wait())
+    while concurrency and not stopping.is_set():
+        worker = _worker(parts, concurrency)
+        running = asyncio.create_task(worker.run())  # type: ignore[no-untyped-call]  # without a return type
+        await asyncio.wait([running, told], return_when=asyncio.FIRST_COMPLETED)
+        # It forgets a stop that comes before it has begun; and to cancel it then may be lost in its pool.
+        while worker.run_task is None and not running.done():  # noqa: ASYNC110  # it tells nobody when it begins
+            await asyncio.sleep(BEGINNING_SECONDS)
+        if stopping.is_set():
+            worker.stop()  # type: ignore[no-untyped-call]  # as above
         try:
-            await parts.queue.app.run_worker_async(
-                concurrency=concurrency,
-                fetch_job_polling_interval=LOOK_SECONDS,
-                install_signal_handlers=False,
-                shutdown_graceful_timeout=parts.settings.shutdown_seconds,
-                delete_jobs="successful",
-            )
+            await running
         except Exception as error:  # noqa: BLE001  # of any kind: without a worker nothing would be done any more
             log.warning("the worker stopped, and begins again", reason=str(error))
-        await asyncio.sleep(RESTART_SECONDS)
+        await asyncio.wait([told], timeout=RESTART_SECONDS)
+    told.cancel()
+
+
+def _worker(parts: Parts, concurrency: int) -> "Worker":
+    from procrastinate.worker import Worker  # noqa: PLC0415  # imported when the queue is opened, see queue.py
+
+    return Worker(
+        parts.queue.app,
+        concurrency=concurrency,
+        fetch_job_polling_interval=LOOK_SECONDS,
+        install_signal_handlers=False,
+        shutdown_graceful_timeout=parts.settings.shutdown_seconds,
+        delete_jobs="successful",
+    )

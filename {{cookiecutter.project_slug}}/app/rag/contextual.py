@@ -13,6 +13,7 @@ from dataclasses import replace
 from app.db.contexts import read_contexts, write_context
 from app.db.engine import Database
 from app.errors import AppError, ConfigurationError, ProviderGarbled
+from app.gateway.context import CallContext
 from app.gateway.gateway import Gateway
 from app.gateway.prices import BYTES_PER_TOKEN
 from app.prompts.fence import neutral
@@ -27,9 +28,15 @@ CALLS_AT_A_TIME = 8
 
 
 async def add_contexts(
-    document: Document, chunks: Sequence[Chunk], *, database: Database, gateway: Gateway, settings: Settings
+    document: Document,
+    chunks: Sequence[Chunk],
+    *,
+    database: Database,
+    gateway: Gateway,
+    settings: Settings,
+    api_key_id: str = "",
 ) -> list[Chunk]:
-    """The chunks with their `context`; as they came where CONTEXTUAL_CHUNKS is off.
+    """The chunks with their `context`; as they came where CONTEXTUAL_CHUNKS is off. The key's account pays.
 
     Raises:
         ConfigurationError: the chat model is offline, and does not write.
@@ -48,11 +55,13 @@ async def add_contexts(
     async with database.transaction() as connection:
         known = await read_contexts(connection, database.tenant, keys)
     missing = {key: chunk for key, chunk in zip(keys, chunks, strict=True) if key not in known}
-    known |= await _write(document, missing, database, gateway)
+    known |= await _write(document, missing, database, gateway, api_key_id)
     return [replace(chunk, context=known[key]) for key, chunk in zip(keys, chunks, strict=True)]
 
 
-async def _write(document: Document, missing: dict[str, Chunk], database: Database, gateway: Gateway) -> dict[str, str]:
+async def _write(
+    document: Document, missing: dict[str, Chunk], database: Database, gateway: Gateway, api_key_id: str
+) -> dict[str, str]:
     """Ask for those contexts, each stored as it comes. After a failure no further call begins."""
     left, written = list(reversed(missing.items())), dict[str, str]()
 
@@ -60,7 +69,8 @@ async def _write(document: Document, missing: dict[str, Chunk], database: Databa
         while left:
             key, chunk = left.pop()
             try:
-                written[key] = await _ask(_messages(document, chunk), database.tenant, gateway)
+                context = gateway.context(tenant=database.tenant, api_key_id=api_key_id)
+                written[key] = await _ask(_messages(document, chunk), context, gateway)
                 async with database.transaction() as connection:
                     await write_context(connection, database.tenant, document.source, key, written[key])
             except AppError:
@@ -74,9 +84,8 @@ async def _write(document: Document, missing: dict[str, Chunk], database: Databa
     return written
 
 
-async def _ask(messages: list[Message], tenant: str, gateway: Gateway) -> str:
+async def _ask(messages: list[Message], context: CallContext, gateway: Gateway) -> str:
     """One context; nothing where the model refuses, which it would do the next time too."""
-    context = gateway.context(tenant=tenant)
     completion = await gateway.complete(messages, context=context, parameters={"temperature": 0})
     storable = completion.text.replace("\0", " ").encode(errors="ignore").decode()  # without halves of characters
     text = " ".join(storable.split())[:MOST_CHARACTERS].strip()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from app.db import stamps, store
 from app.db.engine import Database
 from app.db.store import Embedded, Version
+from app.gateway.context import CallContext
 from app.gateway.gateway import EMBEDDING_BATCH, Gateway
 from app.prompts.loader import load_prompt
 from app.rag.contextual import add_contexts
@@ -70,9 +71,13 @@ class IngestReport:
 
 @dataclass(frozen=True)
 class Options:
-    """How a run goes: what documents are filed under; `again` takes nothing for unchanged; `dry` writes nothing."""
+    """How a run goes: what documents are filed under, and on which API key's account.
+
+    `again` takes nothing for unchanged; `dry` writes nothing.
+    """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
+    api_key_id: str = ""
     again: bool = False
     dry: bool = False
 
@@ -122,7 +127,12 @@ class Indexer:
             return parsed
         database, gateway, settings = self._database, self._gateway, self._settings
         chunks = await add_contexts(
-            parsed.document, parsed.chunks, database=database, gateway=gateway, settings=settings
+            parsed.document,
+            parsed.chunks,
+            database=database,
+            gateway=gateway,
+            settings=settings,
+            api_key_id=self._options.api_key_id,
         )
         return Parsed(parsed.document, tuple(chunks))
 
@@ -147,12 +157,15 @@ class Indexer:
             stamp = await stamps.find_stamp(connection, tenant, self._settings.embedding.model)
             return {} if stamp is None else {**await store.known_vectors(connection, tenant, stamp, hashes)}
 
+    def _context(self) -> CallContext:
+        return self._gateway.context(tenant=self._database.tenant, api_key_id=self._options.api_key_id)
+
     async def _embed(self, texts: Sequence[str]) -> list[Vector]:
         """One vector per text, packed; several calls at a time, each with the time that one answer has."""
 
         async def call(start: int) -> list[Vector]:
             async with self._calls:
-                context = self._gateway.context(tenant=self._database.tenant)
+                context = self._context()
                 batch = list(texts[start : start + EMBEDDING_BATCH])
                 return [array("f", vector) for vector in await self._gateway.embed(batch, context=context)]
 

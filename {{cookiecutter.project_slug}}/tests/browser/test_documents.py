@@ -54,21 +54,41 @@ async def test_a_dropped_file_is_uploaded(visit: Visit, offline: Server) -> None
     await remove(page, "Owls")
 
 
-async def test_an_upload_shows_how_far_it_is(visit: Visit, offline: Server) -> None:
-    """As long as the server has not taken it, it is under way."""
-    held = asyncio.Event()
+async def hold(page: Page, path: str) -> asyncio.Event:
+    """Keep requests to a path waiting until the event is set."""
+    released = asyncio.Event()
 
-    async def hold(route: Route) -> None:
-        await held.wait()
+    async def wait(route: Route) -> None:
+        await released.wait()
         await route.continue_()
 
+    await page.route(path, wait)
+    return released
+
+
+async def test_a_list_that_is_read_again_leaves_a_hand_its_button(visit: Visit, offline: Server) -> None:
+    """Where nothing has changed, nothing is drawn anew under whoever is about to delete."""
     page = await visit(offline)
-    await page.route("**/v1/documents", hold)
+    dialog = await open_documents(page)
+    await expect(dialog.get_by_role("button", name="Delete BM25")).to_be_visible()
+    await dialog.get_by_role("button", name="Close").click()
+    released = await hold(page, "**/v1/documents?limit=50")
+    await open_documents(page)
+    await dialog.get_by_role("button", name="Delete BM25").click()
+    async with page.expect_request_finished(lambda request: request.url.endswith("limit=50")):
+        released.set()
+    await expect(dialog.get_by_role("button", name="Delete BM25: press again")).to_be_visible()
+
+
+async def test_an_upload_shows_how_far_it_is(visit: Visit, offline: Server) -> None:
+    """As long as the server has not taken it, it is under way."""
+    page = await visit(offline)
+    released = await hold(page, "**/v1/documents")
     await page.locator("#files").set_input_files([file("swift.md", b"# Swifts\n\nSwifts sleep in the air.\n" * 9)])
     bar = page.locator("progress")
     await expect(bar).to_have_attribute("aria-label", "Upload of swift.md")
     await expect(bar).to_have_js_property("position", 0)
-    held.set()
+    released.set()
     await expect(page.locator("#uploads")).to_contain_text("Added")
     await expect(bar).to_be_hidden()
     await page.unroute("**/v1/documents")

@@ -222,6 +222,7 @@ class Tenancy(RuleBasedStateMachine):
             }
         else:
             del tenant.conversations[wanted]
+            tenant.replies.clear()  # what was answered may tell of it
             for one in within:
                 del tenant.answers[one]
                 tenant.feedback.pop(one, None)
@@ -428,9 +429,7 @@ def run(world: World, operations: int) -> None:
 @pytest.fixture
 def tenancy(settings: Settings) -> Settings:
     """Offline models, API keys without limits, and uploads that nobody works off."""
-    return settings.model_copy(
-        update={"api_key_secret": PEPPER, "key_requests_per_minute": 0, "worker_concurrency": 0}
-    )
+    return settings.model_copy(update={"api_key_secret": PEPPER, "key_requests_per_minute": 0, "worker_concurrency": 0})
 
 
 @pytest.mark.usefixtures("database")

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from app.db import store
 from app.db.engine import Database
-from app.db.uploads import StoredUpload, add_upload, begin_upload, read_upload, restart_upload
+from app.db.uploads import SentFile, StoredUpload, add_upload, begin_upload, read_upload, restart_upload
 from app.errors import Conflict, DatabaseUnavailable, ProviderRateLimited
 from app.gateway import litellm_adapter
 from app.gateway.gateway import Gateway
@@ -89,7 +89,8 @@ async def stored(parts: Parts, name: str = "note.md", data: bytes = NOTE, metada
     """An upload, of which the queue knows nothing."""
     source = f"upload/{name}"
     async with parts.database.transaction() as connection:
-        added = await add_upload(connection, parts.database.tenant, OWNER, source=source, metadata=metadata, data=data)
+        sent_file = SentFile(OWNER, "", source, dict(metadata), data)
+        added = await add_upload(connection, parts.database.tenant, sent_file, most_bytes=10_000_000)
     return added.id
 
 

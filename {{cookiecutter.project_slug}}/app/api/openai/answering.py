@@ -129,20 +129,20 @@ def _conversation(work: Work, asked: Asked) -> tuple[str, list[Turn]]:
         if asked.parameters.get(name):
             raise InvalidParameter(name, f"the model {DOCUMENTS} does not take {name}")
     parts.check(asked.messages, most_bytes=work.settings.max_attachment_bytes)
-    turns: list[Turn] = []
+    turns: list[tuple[str, list[str]]] = []
     for message in asked.messages:
         text = _text(message)
         if message["role"] == "user":
-            turns.append(Turn(text, ""))
+            turns.append((text, []))
         elif message["role"] != "assistant" or message.get("tool_calls"):
             raise InvalidParameter(
                 "messages", f"the model {DOCUMENTS} takes messages of user and assistant: it has its own instructions"
             )
         elif turns:  # a greeting that stands before the first question answers nothing
-            turns[-1] = Turn(turns[-1].question, f"{turns[-1].answer}\n{text}".strip())
+            turns[-1][1].append(text)
     if asked.messages[-1]["role"] != "user":
         raise InvalidParameter("messages", "the last message has to be the user's question")
-    return turns[-1].question, turns[:-1]
+    return turns[-1][0], [Turn(question, "\n".join(answers).strip()) for question, answers in turns[:-1]]
 
 
 def _text(message: Message) -> str:

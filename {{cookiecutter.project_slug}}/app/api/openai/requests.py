@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.types import Message
 
+# What is looked at stops every other request meanwhile, so it has to be little.
+MOST_MESSAGES, MOST_PARTS, MOST_TOOLS = 1_000, 100, 128
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$", description="letters, digits, `_` and `-`")]
 Parameters = Annotated[dict[str, Any], Field(description="a JSON schema")]
 Metadata = Annotated[dict[str, str], Field(max_length=16)]
@@ -109,9 +111,13 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"] = Field(description="who says it")
-    content: str | list[Part] | None = Field(None, description="text or parts; may be missing where tools are called")
+    content: str | Annotated[list[Part], Field(max_length=MOST_PARTS)] | None = Field(
+        None, description="text or parts; may be missing where tools are called"
+    )
     name: str | None = Field(None, description="tells apart people of the same role")
-    tool_calls: list[dict[str, Any]] | None = Field(None, description="what the assistant called, as it was given")
+    tool_calls: list[dict[str, Any]] | None = Field(
+        None, max_length=MOST_TOOLS, description="what the assistant called, as it was given"
+    )
     tool_call_id: str | None = Field(None, description="of a tool's message: the call that it answers")
 
     def for_gateway(self) -> Message:
@@ -147,7 +153,9 @@ class ChatRequest(Generation):
         }
     )
 
-    messages: list[ChatMessage] = Field(min_length=1, description="oldest first; `documents` takes no instructions")
+    messages: list[ChatMessage] = Field(
+        min_length=1, max_length=MOST_MESSAGES, description="oldest first; `documents` takes no instructions"
+    )
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="for replies that repeat, where a provider can")
     stop: str | list[str] | None = Field(None, description="up to four texts at which the reply ends")
     max_tokens: int | None = Field(None, ge=1, lt=2**31, description="of the reply; MAX_OUTPUT_TOKENS by default")
@@ -157,7 +165,7 @@ class ChatRequest(Generation):
     logit_bias: dict[str, float] | None = Field(None, description="from a token's number to -100 to 100")
     reasoning_effort: str | None = Field(None, description="as the provider names it")
     response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
-    tools: list[Tool] | None = Field(None, max_length=128)
+    tools: list[Tool] | None = Field(None, max_length=MOST_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = Field(None, description="one reply: leave it out, or 1")
     logprobs: No | None = Field(None, description="there are none")

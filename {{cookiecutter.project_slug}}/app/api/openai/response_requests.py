@@ -6,7 +6,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from app.api.openai.answering import Asked, asked_for
-from app.api.openai.requests import Function, Generation, Named, No, PlainFormat, Schema, Strict
+from app.api.openai.requests import (
+    MOST_MESSAGES,
+    MOST_PARTS,
+    MOST_TOOLS,
+    Function,
+    Generation,
+    Named,
+    No,
+    PlainFormat,
+    Schema,
+    Strict,
+)
 from app.errors import InvalidParameter
 from app.types import Message
 
@@ -21,7 +32,7 @@ def _refused(value: object) -> None:
 
 
 Stored = Annotated[None, BeforeValidator(_refused), Field(description=f"not supported; {NOT_STORED}")]
-Parts = list[dict[str, Any]]
+Parts = Annotated[list[dict[str, Any]], Field(max_length=MOST_PARTS)]
 
 
 class FlatTool(Function):
@@ -83,10 +94,12 @@ class ResponseRequest(Generation):
         }
     )
 
-    input: str | list[InputItem] = Field(min_length=1, description="a text, or a conversation, oldest first")
+    input: str | Annotated[list[InputItem], Field(max_length=MOST_MESSAGES)] = Field(
+        min_length=1, description="a text, or a conversation, oldest first"
+    )
     instructions: str | None = Field(None, description="what stands before the input; not for `documents`")
     max_output_tokens: int | None = Field(None, ge=1, lt=2**31, description="MAX_OUTPUT_TOKENS by default")
-    tools: list[FlatTool] | None = Field(None, max_length=128)
+    tools: list[FlatTool] | None = Field(None, max_length=MOST_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | FlatChoice | None = None
     text: Text | None = None
     reasoning: Reasoning | None = None

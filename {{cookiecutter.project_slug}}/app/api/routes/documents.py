@@ -12,7 +12,7 @@ from app.api.routes.uploads import Upload, accepted
 from app.api.security import needs
 from app.db import store
 from app.db.store import StoredDocument
-from app.db.uploads import add_upload
+from app.db.uploads import SentFile, add_upload
 from app.errors import InvalidInput, NotFound
 from app.rag.asking import LONGEST_FILTER, MOST_FILTERS
 from app.rag.sources import check_name, check_size
@@ -53,10 +53,10 @@ async def upload_document(file: UploadFile, work: FromWork, response: Response, 
     check_name(source)
     data = await file.read(limit + 1)
     check_size(name, len(data), limit)
+    caller = work.caller
+    sent = SentFile(caller.owner, caller.key_id, source, _metadata(metadata), data)
     async with work.database.transaction() as connection:
-        stored = await add_upload(
-            connection, work.caller.tenant, work.caller.owner, source=source, metadata=_metadata(metadata), data=data
-        )
+        stored = await add_upload(connection, caller.tenant, sent, most_bytes=work.settings.max_queued_bytes)
     return await accepted(work, stored, response)
 
 

@@ -15,7 +15,7 @@ from app.db.uploads import StoredUpload
 from app.errors import DatabaseUnavailable, NotFound
 from app.jobs.uploads import put_upload
 
-router = APIRouter(prefix="/v1/uploads", tags=["documents"], dependencies=[needs("documents:write")])
+router = APIRouter(prefix="/v1/uploads", tags=["documents"], dependencies=[needs("documents:read")])
 log = structlog.get_logger(__name__)
 
 
@@ -73,12 +73,19 @@ async def read_upload(upload_id: Id, work: FromWork) -> Upload:
         return shown(await uploads.read_upload(connection, work.caller.tenant, work.caller.owner, upload_id))
 
 
-@router.post("/{upload_id}/retry", status_code=202)
+@router.post("/{upload_id}/retry", status_code=202, dependencies=[needs("documents:write")])
 async def retry_upload(upload_id: Id, work: FromWork, response: Response) -> Upload:
     """Try one that failed again, from the file that was sent. Only the newest of its name: 409 for another."""
     async with work.database.transaction() as connection:
         stored = await uploads.restart_upload(connection, work.caller.tenant, work.caller.owner, upload_id)
     return await accepted(work, stored, response)
+
+
+@router.delete("/{upload_id}", status_code=204, dependencies=[needs("documents:write")])
+async def delete_upload(upload_id: Id, work: FromWork) -> None:
+    """Forget an upload and the file that was sent; what it put into the index stays. 409 while it is being read."""
+    async with work.database.transaction() as connection:
+        await uploads.delete_upload(connection, work.caller.tenant, work.caller.owner, upload_id)
 
 
 async def accepted(work: Work, stored: StoredUpload, response: Response) -> Upload:

@@ -17,9 +17,7 @@ export function openModal(dialog) {
  * @param {HTMLDialogElement} dialog
  */
 export function openBeside(dialog) {
-  const opener = /** @type {HTMLElement} */ (document.activeElement);
-  dialog.close();
-  opener.focus(); // it will have the focus back, and not what opened the dialog before
+  dialog.close(); // so that the focus goes back to what opened it this time
   if (WIDE.matches) dialog.show();
   else dialog.showModal();
 }

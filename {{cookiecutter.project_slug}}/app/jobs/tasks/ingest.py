@@ -15,7 +15,7 @@ from procrastinate import App, BaseRetryStrategy, RetryDecision
 from procrastinate.jobs import Job
 
 from app.db.engine import Database
-from app.db.uploads import Begun, begin_upload, report_upload
+from app.db.uploads import HOPELESS, Begun, begin_upload, report_upload
 from app.errors import AppError, Conflict, DatabaseUnavailable
 from app.jobs.uploads import TASK
 from app.jobs.worker import Parts
@@ -50,7 +50,9 @@ async def ingest_upload(parts: Parts, *, tenant: str, upload_id: str) -> None:
         raise
     except Exception as error:
         again = begun.attempt < most and getattr(error, "status", 500) in SERVER_ERRORS
-        told = _told(error, upload_id) | {"status": "queued" if again else "failed"}
+        told: dict[str, object] = {**_told(error, upload_id), "status": "queued" if again else "failed"}
+        if told["error_code"] in HOPELESS:
+            told["data"] = None
         if await attempt.report(**told) and again:
             raise
     else:
@@ -91,7 +93,7 @@ class _Attempt:
 async def _read(parts: Parts, attempt: _Attempt, begun: Begun) -> IngestReport:
     ingester = Ingester(attempt.database, parts.gateway, parts.settings, parts.parser)
     async with attempt.alive():
-        return await ingester.ingest(begun.data, source=begun.source, options=Options(begun.metadata))
+        return await ingester.ingest(begun.data, source=begun.source, options=Options(begun.metadata, begun.api_key_id))
 
 
 def _told(error: Exception, upload_id: str) -> dict[str, str]:

@@ -74,7 +74,7 @@ def _add_tables() -> None:
     op.execute("""
         CREATE TABLE uploads (
             id uuid PRIMARY KEY,
-            tenant text NOT NULL, owner text NOT NULL, source text NOT NULL,
+            tenant text NOT NULL, owner text NOT NULL, api_key_id text NOT NULL, source text NOT NULL,
             metadata jsonb NOT NULL DEFAULT '{}',
             data bytea,
             bytes bigint NOT NULL,
@@ -103,9 +103,7 @@ def _add_tables() -> None:
             ADD COLUMN standalone text NOT NULL DEFAULT '',
             ADD COLUMN notice text NOT NULL DEFAULT ''
     """)
-    op.execute(
-        "COMMENT ON COLUMN answers.standalone IS 'the question as it was searched for'"
-    )
+    op.execute("COMMENT ON COLUMN answers.standalone IS 'the question as it was searched for'")
     op.execute("CREATE INDEX answers_conversation ON answers (conversation_id, created_at)")
     op.execute("""
         CREATE TABLE feedback (
