@@ -137,7 +137,8 @@ async def restart_upload(connection: AsyncConnection, tenant: str, owner: str, u
         there = await read_upload(connection, tenant, owner, upload_id)
         if there.status != "failed":
             raise Conflict(f"the upload is {there.status} and has not failed")
-        raise Conflict(SUPERSEDED if there.error_code not in HOPELESS else "another try would fail as well")
+        superseded = await connection.scalar(select(_superseded()).where(_is(tenant, upload_id)))
+        raise Conflict(SUPERSEDED if superseded else "another try would fail as well: send another file")
     return StoredUpload(*found)
 
 

@@ -20,7 +20,7 @@ from app.api.stopping import Stopping
 from app.api.streaming import EventStream
 from app.db.engine import Database
 from app.db.idempotency import remove_old
-from app.errors import ProviderUnavailable, RateLimited
+from app.errors import Forbidden, NotFound, ProviderUnavailable, RateLimited
 from app.settings import Settings
 from tests.integration.test_disconnect import serving
 
@@ -75,7 +75,13 @@ class Shop:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://app.test")
 
 
-ERRORS = {"busy": RateLimited(), "down": ProviderUnavailable(), "crash": KeyError()}
+ERRORS = {
+    "busy": RateLimited(),
+    "down": ProviderUnavailable(),
+    "crash": KeyError(),
+    "no rights": Forbidden(),
+    "not yet": NotFound(),
+}
 
 
 class _Callers:
@@ -191,7 +197,7 @@ async def test_of_many_at_once_one_is_done(shop: Shop, client: httpx.AsyncClient
 
 @pytest.mark.parametrize("body", [*ERRORS, "stream that breaks"])
 async def test_what_may_go_better_is_done_again(shop: Shop, client: httpx.AsyncClient, body: str) -> None:
-    """Too many requests, an error of the server's and a stream that broke are not kept."""
+    """Too many requests, no rights, what is not there yet, a server's error and a stream that broke are not kept."""
     statuses = [(await order(client, body)).status_code for _ in range(2)]
     assert (statuses[0], shop.orders) == (statuses[1], 2)
 

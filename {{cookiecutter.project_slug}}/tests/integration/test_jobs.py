@@ -85,6 +85,14 @@ async def at_work(parts: Parts, concurrency: int = 2) -> AsyncIterator[Callable[
         yield stop
 
 
+@pytest.mark.parametrize("moments", range(8))
+async def test_a_worker_stops_however_soon_it_is_told(parts: Parts, moments: int) -> None:
+    """Before its first statement, while it begins, or after: nothing of it is left waiting."""
+    async with at_work(parts):
+        for _ in range(moments**3):
+            await asyncio.sleep(0)
+
+
 async def stored(parts: Parts, name: str = "note.md", data: bytes = NOTE, metadata: Mapping[str, str] = {}) -> str:
     """An upload, of which the queue knows nothing."""
     source = f"upload/{name}"

@@ -175,7 +175,7 @@ async def test_without_the_database_nobody_gets_in(settings: Settings) -> None:
     """Where nobody can look a key up the answer is 503, not a way in; a page without a key is 401 all the same."""
     away = with_keys(settings, database_url="postgresql://me:canary@127.0.0.1:1/app")
     async with in_process(away) as client:
-        told = refusal(await client.get(PATH, headers=bearer("aiapp_0.x")), 503)
+        told = refusal(await client.get(PATH, headers=bearer(f"aiapp_{'0' * 16}.{'x' * 43}")), 503)
         assert "canary" not in told
         refusal(await client.get(PATH), 401)
 
@@ -226,12 +226,9 @@ async def test_another_machine_needs_a_key(open_client: httpx.AsyncClient) -> No
     assert "API_KEY_SECRET" in refusal(await open_client.get(PATH), 401)
 
 
-async def test_a_key_that_nobody_needs_is_looked_at_all_the_same(
-    open_client: httpx.AsyncClient, database: Database
-) -> None:
-    """Who sends one means to be somebody, and must not be taken for anybody."""
-    key = await make_key(database)
-    assert "API_KEY_SECRET" in refusal(await open_client.get(PATH, headers=bearer(key)), 401)
+async def test_a_key_that_nobody_needs_does_no_harm(open_client: httpx.AsyncClient) -> None:
+    """Clients written for OpenAI's API always send one; here there is nothing to compare it with."""
+    assert (await open_client.get(PATH, headers=bearer("sk-whatever"))).status_code == 200
 
 
 @pytest.mark.parametrize(

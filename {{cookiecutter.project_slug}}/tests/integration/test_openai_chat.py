@@ -86,6 +86,20 @@ async def test_a_whole_reply_has_text_reason_and_usage(client: httpx.AsyncClient
     assert set(choice["message"]) == {"role", "content", "refusal"}
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": says("x") * 1_001},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 101}]},
+        {"messages": says("x"), "tools": [TOOL] * 129},
+    ],
+    ids=["messages", "parts", "tools"],
+)
+async def test_what_takes_long_to_check_is_refused_unread(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    """While one request is checked all others wait, so there is only so much of everything."""
+    assert error_of(await ask(client, **body), 400)["message"]
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 async def test_a_stream_has_pieces_and_an_end_and_usage_for_those_who_ask(
     client: httpx.AsyncClient, *, wanted: bool

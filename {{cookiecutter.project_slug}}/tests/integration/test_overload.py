@@ -201,6 +201,16 @@ async def test_a_body_has_a_size(kind: str, most: int, *, announced: bool) -> No
     assert response.json()["error"]["message"] == f"the request has more than {most:,} bytes"
 
 
+async def test_json_has_only_so_many_parts() -> None:
+    """While a body is read and checked nobody else is served, so its size in bytes is not all that counts."""
+    server = Server(max_attachment_bytes=1_000_000)
+    server.go.set()
+    async with client_of(server) as client:
+        for most, status in ((50_000, 200), (50_001, 413)):
+            body, headers = b"[" * (most - 1) + b"{", {"content-type": "application/json"}
+            assert (await client.post("/x", content=body, headers=headers)).status_code == status
+
+
 async def test_the_servers_own_messages_have_no_limits() -> None:
     """A start or an end is no request: it waits for nothing, and an error of it is the server's."""
     seen: list[Scope] = []

@@ -145,6 +145,6 @@ def test_every_setting_was_thought_of() -> None:
         *("retention_days", "api_key_secret", "key_requests_per_minute", "key_tokens_per_minute", "key_streams"),
         *("tenant_requests_per_minute", "tenant_tokens_per_minute", "tenant_streams", "cors_origins"),
         *("max_requests", "max_waiting", "waiting_seconds", "shutdown_seconds", "database_pool"),
-        *("worker_concurrency", "upload_attempts"),
+        *("worker_concurrency", "upload_attempts", "max_queued_bytes"),
     }
     assert {*SETTINGS} == {*Settings.model_fields} - elsewhere - makes_no_difference

@@ -130,18 +130,60 @@ async def test_what_is_no_id_is_not_found(waiting: httpx.AsyncClient) -> None:
         assert error_of(await waiting.get(path, params={"after": "x"}), 404)["code"] == "not_found"
 
 
-async def test_what_failed_can_be_tried_again(client: httpx.AsyncClient) -> None:
-    """From the bytes that were sent; what is done cannot."""
-    failed = (await upload(client, "broken.pdf", b"%PDF-1.7\nbroken")).json()
-    again = await client.post(f"/v1/uploads/{failed['id']}/retry")
+async def test_what_failed_can_be_tried_again(client: httpx.AsyncClient, database: Database) -> None:
+    """From the bytes that were sent."""
+    sent = (await upload(client, "note.md", NOTE)).json()
+    async with database.transaction() as connection:
+        failed = "UPDATE uploads SET status = 'failed', error_code = 'provider_unavailable', data = :data"
+        await connection.execute(text(failed), {"data": NOTE})
+    again = await client.post(f"/v1/uploads/{sent['id']}/retry")
     assert (again.status_code, again.json()["status"], again.json()["error"]) == (202, "queued", None)
-    assert again.headers["location"] == f"/v1/uploads/{failed['id']}"
-    while (ended := (await client.get(f"/v1/uploads/{failed['id']}")).json())["status"] != "failed":
+    assert again.headers["location"] == f"/v1/uploads/{sent['id']}"
+    while (ended := (await client.get(f"/v1/uploads/{sent['id']}")).json())["status"] != "done":
         pass
-    assert (ended["attempts"], ended["error"]) == (1, failed["error"])
-    done = (await upload(client, "note.md", NOTE)).json()
-    error = error_of(await client.post(f"/v1/uploads/{done['id']}/retry"), 409)
-    assert (error["code"], "has not failed" in error["message"]) == ("conflict", True)
+    assert (ended["attempts"], ended["outcome"]) == (1, "unchanged")
+
+
+async def test_what_is_done_or_hopeless_is_not_tried_again(client: httpx.AsyncClient, database: Database) -> None:
+    """The bytes of neither are kept."""
+    for name, data, why in (("note.md", NOTE, "has not failed"), ("a.pdf", b"%PDF-1.7", "another try would fail")):
+        ended = (await upload(client, name, data)).json()
+        error = error_of(await client.post(f"/v1/uploads/{ended['id']}/retry"), 409)
+        assert (error["code"], why in error["message"]) == ("conflict", True)
+    async with database.transaction() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM uploads WHERE data IS NOT NULL")) == 0
+
+
+async def test_an_upload_can_be_forgotten(waiting: httpx.AsyncClient, database: Database) -> None:
+    """With its bytes; not while a worker reads it."""
+    sent, other = await send(waiting, "a.md"), await send(waiting, "b.md")
+    path = f"/v1/uploads/{sent['id']}"
+    async with database.transaction() as connection:
+        running = "UPDATE uploads SET status = 'running' WHERE id = :id"
+        await connection.execute(text(running), {"id": other["id"]})
+    assert (await waiting.delete(path)).status_code == 204
+    error_of(await waiting.get(path), 404)
+    error_of(await waiting.delete(path), 404)
+    error_of(await waiting.delete(f"/v1/uploads/{other['id']}"), 409)
+
+
+async def test_what_waits_may_fill_only_so_much(settings: Settings, database: Database) -> None:
+    """Over MAX_QUEUED_BYTES a tenant's next file is refused, until one is forgotten; another tenant's is not."""
+    assert database
+    full = with_keys(settings, max_queued_bytes=2 * len(NOTE))
+    async with in_process(full) as client:
+        mine, theirs = [bearer(await make_key(database, tenant=tenant)) for tenant in ("mine", "theirs")]
+        for status in (202, 202, 429):
+            refused = await client.post("/v1/documents", files={"file": ("a.md", NOTE)}, headers=mine)
+            assert refused.status_code == status
+        assert "MAX_QUEUED_BYTES" in error_of(refused, 429)["message"]
+        assert int(refused.headers["retry-after"]) > 0
+        sent = await client.post("/v1/documents", files={"file": ("a.md", NOTE)}, headers=theirs)
+        assert sent.status_code == 202
+        first = (await client.get("/v1/uploads", headers=mine)).json()["first_id"]
+        assert (await client.delete(f"/v1/uploads/{first}", headers=mine)).status_code == 204
+        sent = await client.post("/v1/documents", files={"file": ("a.md", NOTE)}, headers=mine)
+        assert sent.status_code == 202
 
 
 async def test_each_owner_sees_its_own_uploads(settings: Settings, database: Database) -> None:
@@ -162,7 +204,9 @@ async def test_each_owner_sees_its_own_uploads(settings: Settings, database: Dat
         [document] = (await client.get("/v1/documents", headers=reader)).json()["data"]
         error_of(await client.delete(f"/v1/documents/{document['id']}", headers=reader), 403)
         error_of(await client.post("/v1/documents", files={"file": ("a.md", b"# A")}, headers=reader), 403)
-        error_of(await client.get("/v1/uploads", headers=reader), 403)
+        assert (await client.get("/v1/uploads", headers=reader)).json()["data"] == []
+        error_of(await client.post(f"{path}/retry", headers=reader), 403)
+        error_of(await client.delete(path, headers=reader), 403)
 
 
 async def test_an_upload_is_taken_while_the_queue_is_away(waiting: httpx.AsyncClient, owner: Database) -> None:
