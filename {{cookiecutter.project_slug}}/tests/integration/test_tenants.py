@@ -37,8 +37,8 @@ ROWS = {
     "conversations": "(id, tenant, owner, title) VALUES (gen_random_uuid(), :tenant, '', '')",
     "feedback": """(id, tenant, owner, answer_id, rating)
         SELECT gen_random_uuid(), :tenant, gen_random_uuid(), id, 'up' FROM answers""",
-    "uploads": """(id, tenant, owner, source, bytes, status)
-        VALUES (gen_random_uuid(), :tenant, '', 'new', 0, 'queued')""",
+    "uploads": """(id, tenant, owner, api_key_id, source, bytes, status)
+        VALUES (gen_random_uuid(), :tenant, '', '', 'new', 0, 'queued')""",
     "api_keys": "(id, tenant, name, hash, scopes) VALUES (gen_random_uuid(), :tenant, '', '', '{}')",
     "rate_buckets": "(scope, kind, tenant, empty_at) VALUES (gen_random_uuid(), '', :tenant, now())",
     "stream_leases": "(scope, id, tenant, expires_at) VALUES ('', gen_random_uuid(), :tenant, now())",

@@ -23,7 +23,7 @@ OLD = """
     SELECT gen_random_uuid(), tenant, '', id, 'up', created_at FROM answers;
     INSERT INTO conversations (id, tenant, owner, title, updated_at)
     SELECT gen_random_uuid(), tenant, '', question, created_at FROM answers;
-    INSERT INTO uploads (id, tenant, owner, source, bytes, status, updated_at)
+    INSERT INTO uploads (id, tenant, owner, api_key_id, source, bytes, status, updated_at)
     SELECT gen_random_uuid(), 'tenant' || n % 2, '', status || n, 0, status, now() - make_interval(days => 27 + n)
     FROM generate_series(1, 6) n, unnest(ARRAY['queued', 'running', 'done', 'failed']) status;
     INSERT INTO stream_leases (scope, id, tenant, expires_at)
