@@ -24,7 +24,8 @@ OLD = """
     INSERT INTO conversations (id, tenant, owner, title, updated_at)
     SELECT gen_random_uuid(), tenant, '', question, created_at FROM answers;
     INSERT INTO uploads (id, tenant, owner, api_key_id, source, bytes, status, updated_at)
-    SELECT gen_random_uuid(), 'tenant' || n % 2, '', status || n, 0, status, now() - make_interval(days => 27 + n)
+    SELECT gen_random_uuid(), 'tenant' || n % 2, '', '', status || n, 0, status,
+        now() - make_interval(days => 27 + n)
     FROM generate_series(1, 6) n, unnest(ARRAY['queued', 'running', 'done', 'failed']) status;
     INSERT INTO stream_leases (scope, id, tenant, expires_at)
     SELECT 'key:' || n, gen_random_uuid(), 'tenant' || n % 2, now() + make_interval(mins => n - 3)
