@@ -63,7 +63,8 @@ async def photograph(browser: Browser, server: Server, options: dict[str, Any]) 
         await turn.locator(".chip").first.click()
         await page.locator("#source .passage strong").first.wait_for()
     await page.mouse.move(0, 0)
-    return await page.screenshot()
+    picture: bytes = await page.screenshot()
+    return picture
 
 
 if __name__ == "__main__":
