@@ -33,7 +33,9 @@ async def test_files_are_uploaded_listed_and_can_be_asked_about(visit: Visit, of
     await expect(uploads.filter(has_text="heron.md")).to_contain_text("Added, 1 passage")
     broken = uploads.filter(has_text="broken.bin")
     await expect(broken).to_contain_text("no format that is known")
-    await broken.get_by_role("button", name="Try again").click()
+    async with page.expect_response(lambda response: response.request.method == "POST"):
+        await broken.get_by_role("button", name="Try again").click()
+    await expect(broken.get_by_role("button", name="Try again")).to_be_visible()
     await expect(broken).to_contain_text("no format that is known")
     await expect(dialog.get_by_role("list", name="Stored")).to_contain_text("upload/heron.md")
     await dialog.get_by_role("button", name="Close").click()

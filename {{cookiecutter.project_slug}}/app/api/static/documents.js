@@ -107,24 +107,26 @@ class Upload {
   constructor(file) {
     this.file = file;
     this.bar = el("progress", { max: 1, value: 0, "aria-label": `Upload of ${file.name}` });
-    this.state = el("span", { class: "file", role: "status" }, "Waiting");
-    this.again = el("button", { type: "button", class: "quiet", hidden: true }, "Try again");
+    this.state = el("span", { class: "file", role: "status" });
+    this.again = el("button", { type: "button", class: "quiet", hidden: true, onclick: () => this.run() }, "Try again");
     this.element = el("li", {}, el("span", { class: "place" }, file.name, this.state), this.again, this.bar);
-    this.run(() => this.sent());
+    if (file.size > mostBytes) this.fail(`Too large: a file may have ${size(mostBytes)}.`);
+    else this.run();
   }
 
-  /** @param {() => Promise<any>} begin what gives the upload as the server has it */
-  async run(begin) {
+  async run() {
     this.element.classList.remove("error");
     this.again.hidden = true;
     this.bar.hidden = false;
+    this.state.textContent = "Waiting";
     try {
-      if (this.file.size > mostBytes) throw new TooLarge();
-      this.ended(await this.followed(await begin()));
+      const ended = await this.followed(await this.sent());
+      if (ended.status === "done") return this.succeed(ended);
+      this.fail(ended.error?.message ?? "It could not be read.");
     } catch (error) {
-      this.fail(error instanceof TooLarge ? `Too large: a file may have ${size(mostBytes)}.` : inWords(error));
-      if (!(error instanceof TooLarge)) this.retry(() => this.sent());
+      this.fail(inWords(error));
     }
+    this.again.hidden = false;
   }
 
   /** Bytes first, of which the browser knows the number. */
@@ -153,12 +155,8 @@ class Upload {
     return now;
   }
 
-  /** @param {any} upload which is done or failed */
-  ended(upload) {
-    if (upload.status === "failed") {
-      this.fail(upload.error?.message ?? "It could not be read.");
-      return this.retry(() => call("POST", `v1/uploads/${upload.id}/retry`));
-    }
+  /** @param {any} upload */
+  succeed(upload) {
     this.bar.hidden = true;
     this.state.textContent = OUTCOMES[upload.outcome] + (upload.chunks ? `, ${passages(upload.chunks)}` : "");
     say(`${this.file.name}: ${this.state.textContent}`);
@@ -172,12 +170,4 @@ class Upload {
     this.element.classList.add("error");
     this.state.textContent = why;
   }
-
-  /** @param {() => Promise<any>} begin */
-  retry(begin) {
-    this.again.hidden = false;
-    this.again.onclick = () => this.run(begin);
-  }
 }
-
-class TooLarge extends Error {}
