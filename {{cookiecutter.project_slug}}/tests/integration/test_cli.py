@@ -218,26 +218,14 @@ def test_tune_shows_every_threshold_and_the_best(app: Command) -> None:
 
 
 def test_serve_on_a_taken_port_is_an_error(app: Command) -> None:
-    """The address is shown, the port's being taken is logged, and the status is not 0."""
+    """One line says so, with the port, and the status is not 0."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = app("serve", "--port", str(port))
     assert ended.status != 0
-    address, chat, embedding, *logged = ended.err.splitlines()
-    assert address == f"http://127.0.0.1:{port}/docs"
-    assert (chat, embedding) == ("  chat: offline/extractive", "  embedding: offline/static")
-    assert "address already in use" in "".join(logged)
-
-
-def test_serve_tells_which_models_it_asks_in_which_order(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line a role, with the endpoints that were set, and no key."""
-    online = {"CHAT_MODEL": "openai/first", "CHAT_API_KEY": "canary", "CHAT_2_MODEL": "ollama_chat/second"}
-    for name, value in (online | {"CHAT_2_API_BASE": "http://127.0.0.1:1"}).items():
-        monkeypatch.setenv(name, value)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        ended = app("serve", "--port", str(taken.getsockname()[1]))
-    assert ended.err.splitlines()[1] == "  chat: openai/first, then ollama_chat/second at http://127.0.0.1:1"
-    assert "canary" not in ended.err
+    [line] = ended.err.splitlines()
+    assert str(port) in line
+    assert "already in use" in line.lower()
 
 
 def test_help_names_every_command(app: Command) -> None:
