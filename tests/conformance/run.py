@@ -188,7 +188,7 @@ def main() -> None:
         head = file.read_text("utf-8").partition("## The last run")[0]
         when = f"On {datetime.now(UTC):%Y-%m-%d}, with packages up to {DATE[:10]} and Python {PYTHON}:"
         file.write_text(f"{head}## The last run\n\n{when}\n\n{shown}\n", "utf-8")
-    sys.exit("\n".join(faults(columns)))
+    sys.exit("\n".join(faults(columns)) or None)
 
 
 if __name__ == "__main__":
