@@ -22,7 +22,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parent.parent
 CASES = int(os.environ.get("CASES", "5000"))
 APP = [sys.executable, "-m", "app"]
-DOCUMENTS = ("corpus/bm25.md", "corpus/chunking.md", "corpus/embeddings.md")
+DOCUMENTS = ("corpus/bm25.md", "corpus/chunking.md", "corpus/fallback-and-circuit-breakers.md")
 SCOPES = ("chat", "documents:read", "documents:write")
 PATIENCE_SECONDS = 120.0
 

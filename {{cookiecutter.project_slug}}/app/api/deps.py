@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel
@@ -58,6 +58,11 @@ class Page(BaseModel, Generic[Item]):
     first_id: str | None = None
     last_id: str | None = None
     has_more: bool = False
+
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[type[Any], ...]) -> str:
+        """Name it in the OpenAPI document, and so in clients: a page of Upload is UploadPage."""
+        return f"{params[0].__name__}Page"
 
 
 Limit = Annotated[int, Query(ge=1, le=100, description="how many at most")]

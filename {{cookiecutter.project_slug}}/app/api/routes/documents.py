@@ -28,13 +28,29 @@ Filed = Annotated[
         examples=['{"department": "sales"}'],
     ),
 ]
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    202: {"links": {"upload": {"operationId": "read_upload", "parameters": {"upload_id": "$response.body#/id"}}}}
+NEWEST = {"document_id": "$response.body#/first_id"}
+UPLOAD = {"upload_id": "$response.body#/id"}
+LISTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "links": {
+            "document": {"operationId": "read_document", "parameters": NEWEST},
+            "deletion": {"operationId": "delete_document", "parameters": NEWEST},
+        }
+    }
+}
+SENT: dict[int | str, dict[str, Any]] = {
+    202: {
+        "links": {
+            "upload": {"operationId": "read_upload", "parameters": UPLOAD},
+            "retry": {"operationId": "retry_upload", "parameters": UPLOAD},
+            "deletion": {"operationId": "delete_upload", "parameters": UPLOAD},
+        }
+    }
 }
 reads, writes = needs("documents:read"), needs("documents:write")
 
 
-@router.get("", dependencies=[reads])
+@router.get("", dependencies=[reads], responses=LISTED)
 async def list_documents(work: FromWork, limit: Limit = 20, after: After = None) -> Page[StoredDocument]:
     """List what can be asked about, the newest first."""
     last = None if after is None else _number(after)
@@ -43,7 +59,7 @@ async def list_documents(work: FromWork, limit: Limit = 20, after: After = None)
     return page_of(found, [str(one.id) for one in found], limit)
 
 
-@router.post("", status_code=202, dependencies=[writes], responses=RESPONSES)
+@router.post("", status_code=202, dependencies=[writes], responses=SENT)
 async def upload_document(file: UploadFile, work: FromWork, response: Response, metadata: Filed = "{}") -> Upload:
     """Send a file. It is stored, and read in the background; the same name again replaces the document."""
     name = PurePosixPath((file.filename or "").replace("\\", "/")).name.replace("\0", "")
