@@ -60,7 +60,7 @@ class Page(BaseModel, Generic[Item]):
     has_more: bool = False
 
     @classmethod
-    def model_parametrized_name(cls, params: tuple[type[Any], ...]) -> str:
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
         """Name it in the OpenAPI document, and so in clients: a page of Upload is UploadPage."""
         return f"{params[0].__name__}Page"
 
