@@ -77,6 +77,16 @@ async def test_a_question_goes_back_to_the_newest_before_it(client: httpx.AsyncC
     assert (answer["question"], answer["standalone"]) == ("and where is it?", "Is Lake Baikal deep? and where is it?")
 
 
+async def test_a_deleted_conversation_is_in_no_answer_that_was_kept(client: httpx.AsyncClient) -> None:
+    """A request that is sent again with its Idempotency-Key is done again, and finds no conversation."""
+    conversation, once = await begin(client), {"Idempotency-Key": "once"}
+    body = {"question": QUESTION, "conversation_id": conversation}
+    first = await client.post("/v1/ask", json=body, headers=once)
+    assert (await client.post("/v1/ask", json=body, headers=once)).json() == first.json()
+    assert (await client.delete(f"/v1/conversations/{conversation}")).status_code == 204
+    assert error_of(await client.post("/v1/ask", json=body, headers=once), 404)["code"] == "not_found"
+
+
 async def test_answers_stand_in_the_order_in_which_they_were_kept(database: Database) -> None:
     """Whichever transaction began first."""
     async with database.transaction() as connection:

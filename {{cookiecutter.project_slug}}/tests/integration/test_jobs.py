@@ -24,7 +24,7 @@ from app.db.engine import Database
 from app.db.uploads import SentFile, StoredUpload, add_upload, begin_upload, read_upload, restart_upload
 from app.errors import Conflict, DatabaseUnavailable, ProviderRateLimited
 from app.gateway import litellm_adapter
-from app.gateway.gateway import Gateway
+from app.gateway.gateway import Gateway, open_gateway
 from app.jobs import worker
 from app.jobs.queue import open_queue
 from app.jobs.tasks import ingest, upkeep
@@ -93,11 +93,11 @@ async def test_a_worker_stops_however_soon_it_is_told(parts: Parts, moments: int
             await asyncio.sleep(0)
 
 
-async def stored(parts: Parts, name: str = "note.md", data: bytes = NOTE, metadata: Mapping[str, str] = {}) -> str:
+async def stored(parts: Parts, name: str = "note.md", data: bytes = NOTE, metadata: Mapping[str, str] = {}, *, key_id: str = "") -> str:
     """An upload, of which the queue knows nothing."""
     source = f"upload/{name}"
     async with parts.database.transaction() as connection:
-        sent_file = SentFile(OWNER, "", source, dict(metadata), data)
+        sent_file = SentFile(OWNER, key_id, source, dict(metadata), data)
         added = await add_upload(connection, parts.database.tenant, sent_file, most_bytes=10_000_000)
     return added.id
 
@@ -199,6 +199,20 @@ async def test_what_another_try_cannot_help_fails_at_once(parts: Parts, gateway:
     failed = await seen(parts, upload_id)
     assert (failed.status, failed.attempts, failed.error_code) == ("failed", 1, "index_mismatch")
     assert "app reembed" in failed.error
+
+
+async def test_an_upload_is_paid_for_by_the_key_that_sent_it(parts: Parts) -> None:
+    """Its budget counts the embeddings, and one that is used up ends the next upload at once."""
+    priced = parts.settings.model_dump()
+    priced["embedding"] |= {"input_price": 1, "output_price": 0}
+    settings = Settings.model_validate(priced | {"key_budget_usd": 0.000_01})
+    ends = []
+    async with open_gateway(settings, parts.database) as gateway:
+        for name in ("a.md", "b.md"):
+            upload_id = await stored(parts, name, f"# {name}".encode(), key_id="shop")
+            await run(replace(parts, settings=settings, gateway=gateway), upload_id)
+            ends.append((await seen(parts, upload_id)).error_code)
+    assert ends == ["", "budget_exceeded"]
 
 
 @pytest.mark.parametrize(

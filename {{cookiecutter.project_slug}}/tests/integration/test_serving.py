@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -30,6 +31,7 @@ PATIENCE_SECONDS = 30
 ENDLESS = Reply("drop " * 99_999, pause=0.01)
 FLOOD = Reply("drop " * 999_999)
 CHAT = {"model": "chat", "stream": True, "messages": [{"role": "user", "content": "Go on."}]}
+MANY = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 100}] * 480}  # 49,000 objects
 AWAY = "postgresql://me:canary@127.0.0.1:1/app"
 
 
@@ -113,6 +115,36 @@ async def test_open_streams_are_told_when_the_server_stops(
     assert ["shutting_down" in reader.text.strip().splitlines()[-1] for reader in readers] == [True] * 3
     assert status == 0
     assert await outcomes(database) == [("cancelled", True)] * 4
+
+
+async def test_a_probe_is_answered_while_large_bodies_are_checked(
+    migrated_url: str, database: Database, tmp_path: Path
+) -> None:
+    """What a body may hold is bounded, so that an orchestrator does not restart a process that only reads."""
+    assert database
+    waits = []
+    async with serving(migrated_url, tmp_path) as (_, client):
+        posts = [asyncio.create_task(client.post("/v1/chat/completions", json=MANY)) for _ in range(8)]
+        while not all(post.done() for post in posts):
+            begun = time.monotonic()
+            assert (await client.get("/livez")).status_code == 200
+            waits.append(time.monotonic() - begun)
+    assert {post.result().status_code for post in posts} == {400}, "no model is named"
+    assert max(waits) < 5, "probes wait for 5 seconds and longer; on an idle machine it is a fraction of one"
+
+
+async def test_it_tells_which_models_are_asked_in_which_order(
+    migrated_url: str, database: Database, provider: Provider, tmp_path: Path
+) -> None:
+    """Once it listens, with their addresses and without their keys."""
+    assert database
+    second = {"CHAT_2_MODEL": "openai/second", "CHAT_2_API_BASE": provider.url, "CHAT_2_INPUT_PRICE": "1"}
+    keys = {"CHAT_API_KEY": "canary-1", "CHAT_2_API_KEY": "canary-2", "CHAT_2_OUTPUT_PRICE": "1"}
+    async with serving(migrated_url, tmp_path, **model(provider, **second, **keys)) as (process, _):
+        assert process.stderr
+        chat, embedding = [(await process.stderr.readline()).decode() for _ in range(2)]
+    assert chat == f"  chat: openai/test at {provider.url}, then openai/second at {provider.url}\n"
+    assert embedding == "  embedding: offline/static\n"
 
 
 async def until(happened: Callable[[], object]) -> None:
