@@ -21,6 +21,8 @@ from tools.render import ROOT, export
 
 pytestmark = pytest.mark.slow
 TYPESCRIPT = ("openapi-fetch@0.17.0", "typescript@5.9.3")
+PAGE_CHECK = "--noEmit --allowJs --checkJs --strict --target es2023 --lib es2023,dom,dom.iterable --module es2022"
+PAGE_CHECK += " --moduleResolution bundler"
 INHERITED = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "q")
 
 
@@ -139,13 +141,14 @@ def test_make_serve_answers_over_http(project: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js with npm")
 def test_the_typescript_client_works_as_its_document_says(project: Path) -> None:
-    """`make client`, the strict compiler on the document's program, and that program against a server."""
+    """`make client`, the strict compiler on the document's program and on the page's, and the first against a server."""
     run("make client", project)
     client, howto = project / "client", (project / "docs/howto/typescript-client.md").read_text(encoding="utf-8")
     (client / "example.ts").write_text(re.findall(r"```ts\n(.*?)```", howto, re.DOTALL)[0], encoding="utf-8")
     (client / "package.json").write_text('{"type": "module"}', encoding="utf-8")
     run(f"npm install --no-package-lock --no-audit --no-fund {' '.join(TYPESCRIPT)}", client)
     run("npx tsc --strict --target es2022 --module nodenext --outDir out example.ts", client)
+    run(f"npx tsc {PAGE_CHECK} ../app/api/static/*.js", client)
     secret = secrets.token_hex(32)
     key = run(f"API_KEY_SECRET={secret} .venv/bin/app keys create typescript 2>/dev/null", project).strip()
     with serving(project, API_KEY_SECRET=secret) as url:

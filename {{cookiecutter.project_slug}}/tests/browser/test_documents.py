@@ -37,12 +37,34 @@ async def test_files_are_uploaded_listed_and_can_be_asked_about(visit: Visit, of
         await broken.get_by_role("button", name="Try again").click()
     await expect(broken.get_by_role("button", name="Try again")).to_be_visible()
     await expect(broken).to_contain_text("no format that is known")
+    await broken.get_by_role("button", name="Dismiss").click()
+    await expect(broken).to_have_count(0)
     await expect(dialog.get_by_role("list", name="Stored")).to_contain_text("upload/heron.md")
     await dialog.get_by_role("button", name="Close").click()
     turn = await answered(page, "How many herrings does the harbour heron of Vik eat?")
     await expect(turn.get_by_role("list", name="Sources")).to_contain_text("upload/heron.md")
     await open_documents(page)
     await remove(page, "Herons")
+
+
+async def test_what_failed_is_there_after_a_reload_until_it_is_dismissed(visit: Visit, offline: Server) -> None:
+    """With the reason; another try asks the server, which has the file or says that it is of no use."""
+    page = await visit(offline)
+    dialog = await open_documents(page)
+    await page.locator("#files").set_input_files([file("torn.bin", b"\0\1\2" * 9)])
+    torn = dialog.get_by_role("list", name="Uploads").get_by_role("listitem").filter(has_text="torn.bin")
+    await expect(torn).to_contain_text("no format that is known")
+    await page.reload()
+    await open_documents(page)
+    await expect(torn).to_contain_text("no format that is known")
+    await torn.get_by_role("button", name="Try again").click()
+    await expect(torn).to_contain_text("send another file")
+    await torn.get_by_role("button", name="Dismiss").click()
+    await expect(torn).to_have_count(0)
+    await page.reload()
+    await open_documents(page)
+    await expect(dialog.get_by_role("button", name="Delete BM25")).to_be_visible()
+    await expect(torn).to_have_count(0)
 
 
 async def test_a_dropped_file_is_uploaded(visit: Visit, offline: Server) -> None:

@@ -1,4 +1,4 @@
-// The documents: upload by button or by dropping, how far each is, the list, and deleting.
+// The documents: upload by button or by dropping, how far each is, also after a reload, the list, and deleting.
 
 import { ApiError, Unreachable, call, upload } from "./api.js";
 import { say } from "./announce.js";
@@ -17,6 +17,8 @@ let lastId = "";
 let shown = ""; // what is listed, as text
 /** @type {() => void} */
 let changed = () => {};
+/** @type {Promise<void> | null} */
+let earlier = null;
 
 /**
  * @param {number} limit of one file, in bytes
@@ -63,6 +65,23 @@ function startDropping() {
 function open() {
   openModal(byId("documents"));
   load();
+  earlierUploads();
+}
+
+/** Show once what an earlier visit left; where that fails, the list below says what is wrong. */
+function earlierUploads() {
+  return (earlier ??= loadUploads().catch(() => {}));
+}
+
+/** Those that are not done. */
+async function loadUploads() {
+  const { data } = await call("GET", `v1/uploads?limit=${PAGE}`);
+  for (const stored of data) {
+    if (stored.status === "done") continue;
+    const upload = new Upload(stored.source.replace("upload/", ""), () => call("POST", `v1/uploads/${stored.id}/retry`));
+    byId("uploads").append(upload.element);
+    upload.follow(Promise.resolve(stored));
+  }
 }
 
 /** @param {string} [after] */
@@ -98,42 +117,60 @@ function row({ id, title, source, chunks }) {
 
 /** @param {Iterable<File>} files */
 function uploadAll(files) {
-  for (const file of files) byId("uploads").prepend(new Upload(file).element);
+  for (const file of files) {
+    /** @type {Upload} */
+    const upload = new Upload(file.name, () => upload.forget().then(() => upload.send(file)));
+    byId("uploads").prepend(upload.element);
+    if (file.size > mostBytes) upload.fail(`Too large: a file may have ${size(mostBytes)}.`, false);
+    else upload.follow(earlierUploads().then(() => upload.send(file))); // or it would be listed among them
+  }
 }
 
 /** One file on its way. */
 class Upload {
-  /** @param {File} file */
-  constructor(file) {
-    this.file = file;
-    this.bar = el("progress", { max: 1, value: 0, "aria-label": `Upload of ${file.name}` });
+  /**
+   * @param {string} name of the file
+   * @param {() => Promise<any>} again begins it again, and gives the upload as it is queued
+   */
+  constructor(name, again) {
+    this.name = name;
+    this.id = "";
+    this.bar = el("progress", { max: 1, "aria-label": `Upload of ${name}` });
     this.state = el("span", { class: "file", role: "status" });
-    this.again = el("button", { type: "button", class: "quiet", hidden: true, onclick: () => this.run() }, "Try again");
-    this.element = el("li", {}, el("span", { class: "place" }, file.name, this.state), this.again, this.bar);
-    if (file.size > mostBytes) this.fail(`Too large: a file may have ${size(mostBytes)}.`);
-    else this.run();
+    const button = (/** @type {string} */ text, /** @type {() => void} */ onclick) =>
+      el("button", { type: "button", class: "quiet", hidden: true, onclick }, text);
+    this.again = button("Try again", () => this.follow(again()));
+    this.no = button("Dismiss", () => this.dismiss());
+    this.element = el("li", {}, el("span", { class: "place" }, name, this.state), this.again, this.no, this.bar);
   }
 
-  async run() {
+  /**
+   * Show how far it is, until its end.
+   * @param {Promise<any>} queued the upload, once the server has it
+   */
+  async follow(queued) {
     this.element.classList.remove("error");
-    this.again.hidden = true;
+    this.again.hidden = this.no.hidden = true;
     this.bar.hidden = false;
     this.state.textContent = "Waiting";
     try {
-      const ended = await this.followed(await this.sent());
-      if (ended.status === "done") return this.succeed(ended);
-      this.fail(ended.error?.message ?? "It could not be read.");
+      const ended = await this.ended(await queued);
+      if (ended.status === "done") this.succeed(ended);
+      else this.fail(ended.error?.message ?? "It could not be read.");
     } catch (error) {
       this.fail(inWords(error));
     }
-    this.again.hidden = false;
   }
 
-  /** Bytes first, of which the browser knows the number. */
-  sent() {
-    return upload(this.file, (share) => {
+  /**
+   * Bytes first, of which the browser knows the number.
+   * @param {File} file
+   */
+  send(file) {
+    this.bar.value = 0;
+    return upload(file, (share) => {
       this.bar.value = share;
-      this.state.textContent = `${Math.round(share * 100)} % of ${size(this.file.size)}`;
+      this.state.textContent = `${Math.round(share * 100)} % of ${size(file.size)}`;
     });
   }
 
@@ -141,7 +178,8 @@ class Upload {
    * Then the server reads them, and says no more than that it does.
    * @param {any} now
    */
-  async followed(now) {
+  async ended(now) {
+    this.id = now.id;
     this.bar.removeAttribute("value");
     while (now.status === "queued" || now.status === "running") {
       this.state.textContent = now.status === "queued" ? "Waiting to be read" : "Being read";
@@ -159,15 +197,32 @@ class Upload {
   succeed(upload) {
     this.bar.hidden = true;
     this.state.textContent = OUTCOMES[upload.outcome] + (upload.chunks ? `, ${passages(upload.chunks)}` : "");
-    say(`${this.file.name}: ${this.state.textContent}`);
+    say(`${this.name}: ${this.state.textContent}`);
     load();
     changed();
   }
 
-  /** @param {string} why */
-  fail(why) {
+  /**
+   * @param {string} why
+   * @param {boolean} [hope] whether another try could go better
+   */
+  fail(why, hope = true) {
     this.bar.hidden = true;
+    this.again.hidden = !hope;
+    this.no.hidden = false;
     this.element.classList.add("error");
     this.state.textContent = why;
+  }
+
+  /** The server keeps what failed, for another try; it need not. */
+  async forget() {
+    if (this.id) await call("DELETE", `v1/uploads/${this.id}`);
+    this.id = "";
+  }
+
+  async dismiss() {
+    await this.forget();
+    this.element.remove();
+    byId("documents-title").focus();
   }
 }
