@@ -93,7 +93,9 @@ async def test_a_worker_stops_however_soon_it_is_told(parts: Parts, moments: int
             await asyncio.sleep(0)
 
 
-async def stored(parts: Parts, name: str = "note.md", data: bytes = NOTE, metadata: Mapping[str, str] = {}, *, key_id: str = "") -> str:
+async def stored(
+    parts: Parts, name: str = "note.md", data: bytes = NOTE, metadata: Mapping[str, str] = {}, *, key_id: str = ""
+) -> str:
     """An upload, of which the queue knows nothing."""
     source = f"upload/{name}"
     async with parts.database.transaction() as connection:
