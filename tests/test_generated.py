@@ -141,7 +141,7 @@ def test_make_serve_answers_over_http(project: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js with npm")
 def test_the_typescript_client_works_as_its_document_says(project: Path) -> None:
-    """`make client`, the strict compiler on the document's program and on the page's, and the first against a server."""
+    """`make client`, the strict compiler on the document's program and the page's, and the former against a server."""
     run("make client", project)
     client, howto = project / "client", (project / "docs/howto/typescript-client.md").read_text(encoding="utf-8")
     (client / "example.ts").write_text(re.findall(r"```ts\n(.*?)```", howto, re.DOTALL)[0], encoding="utf-8")
