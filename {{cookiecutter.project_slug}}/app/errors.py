@@ -4,6 +4,7 @@
 AppError                        500
 |-- InvalidInput                400
 |   |-- InvalidParameter        400
+|   |-- RequestRejected         400   (what a client sent to the model `chat`)
 |   |-- KeyReused               422
 |   |-- UnsupportedDocument     415
 |   `-- DocumentTooLarge        413
@@ -81,6 +82,12 @@ class InvalidParameter(InvalidInput):
     def __init__(self, param: str | None = None, detail: str = "") -> None:
         super().__init__(detail)
         self.param = param
+
+
+class RequestRejected(InvalidInput):
+    """The model's provider refused this request: a message or a parameter is not what its model takes."""
+
+    inside = True
 
 
 class KeyReused(InvalidInput):
@@ -161,6 +168,8 @@ class DatabaseUnavailable(AppError):
     """The database cannot be reached."""
 
     status = 503
+    inside = True
+    retry_after = 1.0
 
 
 class BudgetExceeded(AppError):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, Literal, TypeVar
+from uuid import UUID
 
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel
@@ -66,7 +67,7 @@ class Page(BaseModel, Generic[Item]):
 
 
 Limit = Annotated[int, Query(ge=1, le=100, description="how many at most")]
-After = Annotated[str | None, Query(max_length=200, description="the id after which to go on")]
+After = Annotated[UUID | None, Query(description="the id after which to go on")]
 
 
 def page_of(items: Sequence[Item], ids: Sequence[str], limit: int) -> Page[Item]:

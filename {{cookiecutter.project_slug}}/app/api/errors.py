@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import AppError, BudgetExceeded, InvalidApiKey
+from app.errors import AppError, BudgetExceeded, InvalidApiKey, ProviderRejected, RequestRejected
 
 log = structlog.get_logger(__name__)
 CLIENT_ERRORS = range(400, 500)
+WORTH_A_LOOK = (BudgetExceeded, RequestRejected)  # though they are the client's
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 
 ErrorBody = dict[str, dict[str, str | None]]
@@ -42,6 +43,8 @@ def what_is_wrong(error: RequestValidationError) -> tuple[str | None, str]:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return None, f"the body is not valid JSON, at character {first['loc'][-1]}"
+    if first["type"] == "model_attributes_type" and first["loc"] == ("body",):
+        return None, "the body has to be a JSON object, sent with Content-Type: application/json"
     param = ".".join(str(part) for part in first["loc"][1:]).encode("ascii", "backslashreplace").decode() or None
     return param, f"{param or 'request'}: {first['msg']}"
 
@@ -49,7 +52,7 @@ def what_is_wrong(error: RequestValidationError) -> tuple[str | None, str]:
 def report(error: Exception) -> None:
     """Say in the log what a client is not told."""
     if isinstance(error, AppError):
-        if error.status not in CLIENT_ERRORS or isinstance(error, BudgetExceeded):
+        if error.status not in CLIENT_ERRORS or isinstance(error, WORTH_A_LOOK):
             log.error("the request failed", code=error.code, detail=error.message)
     elif not isinstance(error, HTTPException):
         log.error("unforeseen error", exc_info=error)
@@ -64,6 +67,8 @@ def response_to(error: Exception) -> JSONResponse:
     headers = {} if wait is None else {"Retry-After": str(max(1, math.ceil(wait)))}
     if isinstance(error, InvalidApiKey):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, ProviderRejected):
+        headers["X-Should-Retry"] = "false"  # OpenAI's clients try a 502 twice more otherwise
     return JSONResponse(public(error), error.status if isinstance(error, AppError) else 500, headers)
 
 

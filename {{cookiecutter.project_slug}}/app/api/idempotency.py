@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import public
+from app.api.security import Caller
 from app.db import idempotency
 from app.db.engine import Database
 from app.db.idempotency import Claim, Kept, Place
@@ -61,7 +62,8 @@ class Idempotency:
         if (sent := await _body(receive)) is None:
             return
         async with database.transaction() as connection:
-            claimed = await idempotency.claim(connection, place, _fingerprint(scope, sent), dead_after=self._dead_after)
+            fingerprint = _fingerprint(scope, caller, sent)
+            claimed = await idempotency.claim(connection, place, fingerprint, dead_after=self._dead_after)
         if isinstance(claimed, Kept):
             headers = claimed.headers | {"Idempotent-Replayed": "true"}
             await Response(claimed.body, claimed.status, headers)(scope, receive, send)
@@ -72,14 +74,15 @@ class Idempotency:
         """Have it done, and keep the answer before the client has all of it."""
         answer = _Answer()
 
-        async def kept(message: Message) -> None:
+        async def told(message: Message) -> None:
             answer.hear(message)
             if answer.is_whole:
-                await _settle(database, claimed, None if scope["state"].get("broken") else answer.kept())
+                kept = None if scope["state"].get("broken") else answer.kept()
+                await asyncio.shield(asyncio.ensure_future(_settle(database, claimed, kept)))
             await send(message)
 
         try:
-            await self._app(scope, receive, kept)
+            await self._app(scope, receive, told)
         finally:
             if not answer.is_whole:
                 await asyncio.shield(asyncio.ensure_future(_settle(database, claimed, None)))
@@ -155,9 +158,12 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _fingerprint(scope: Scope, body: bytes) -> str:
-    """What makes two requests the same. A form's boundary is made anew by each try, and says nothing."""
+def _fingerprint(scope: Scope, caller: Caller, body: bytes) -> str:
+    """What makes two requests the same. A form's boundary is made anew by each try, and says nothing.
+
+    The scopes belong to it: what is kept was done for a key that may do it, and another of its name may not.
+    """
     kind, _, boundary = Headers(scope=scope).get("content-type", "").partition("boundary=")
     said = body.replace(boundary.strip('"').encode(), b"") if boundary else body
-    target = [scope["method"], scope["path"], scope["query_string"].decode("latin-1"), kind]
+    target = [scope["method"], scope["path"], scope["query_string"].decode("latin-1"), kind, *sorted(caller.scopes)]
     return hashlib.sha256("\n".join(target).encode() + b"\n" + said).hexdigest()

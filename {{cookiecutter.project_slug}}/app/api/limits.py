@@ -14,6 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import response_to
+from app.api.overload import json_of
 from app.api.security import Caller
 from app.api.streaming import READING_SECONDS
 from app.db.engine import Database
@@ -101,12 +102,7 @@ async def _release(scope: Scope) -> None:
 
 async def _asks_for_a_stream(request: Request) -> bool:
     """Whatever any route could take for true."""
-    if "json" not in request.headers.get("content-type", "").lower():
-        return False
-    try:
-        body = await request.json()
-    except (ValueError, RecursionError):  # the route says what is wrong with it
-        return False
+    body = await json_of(request)
     return isinstance(body, dict) and bool(body.get("stream"))
 
 

@@ -22,7 +22,7 @@ from app.api.headers import ResponseHeaders
 from app.api.idempotency import Idempotency
 from app.api.limits import RATE_HEADERS, RateLimits, one_stream
 from app.api.openapi import describe, operation_id
-from app.api.overload import BodyLimit, Capacity, TimeLimit
+from app.api.overload import BodyLimit, Capacity, TimeLimit, few_values
 from app.api.security import Authenticate, check_safe
 from app.api.stopping import Stopping
 from app.db.engine import Database, open_database
@@ -70,7 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title=settings.app_name,
         version="0.1.0",
         lifespan=lifespan,
-        dependencies=[Depends(one_stream)],
+        dependencies=[Depends(few_values), Depends(one_stream)],
         redirect_slashes=False,  # a redirection may leave TLS, and a client sends its key along
         docs_url=None,  # these pages come from another host
         redoc_url=None,

@@ -4,10 +4,11 @@ Whoever is turned away is told when to come back. Knows nothing of what the requ
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,7 +21,10 @@ MARGIN_SECONDS = 5.0  # beyond DEADLINE_SECONDS, so that what the parts say of t
 UPLOAD_SECONDS = 300.0
 FORM_BYTES = 100_000  # around the file in a form
 JSON_BYTES = 1_000_000  # around an attachment in a message
-MOST_OPENED = 50_000  # braces and brackets: while JSON is read and checked nobody else is served
+# While JSON is read and checked nobody else is served.
+MOST_OPENED = 50_000  # braces and brackets, counted before it is read
+MOST_VALUES = 50_000
+JSON = re.compile(r"application/(?:[^/]*\+)?json")
 
 
 class Capacity:
@@ -132,11 +136,45 @@ class BodyLimit:
             if read > most:
                 raise too_large
             if opened > MOST_OPENED:
-                raise HTTPException(413, f"the request has more than {MOST_OPENED:,} objects and lists")
+                raise HTTPException(413, f"the request has more than {MOST_OPENED:,} braces and brackets")
             return message
 
         await self._app(scope, limited, send)
 
 
+async def few_values(request: Request) -> None:
+    """For every route: JSON has so few values that finding fault with each of them stops nobody else for long.
+
+    As a dependency it comes before the body is checked.
+
+    Raises:
+        HTTPException: 413.
+
+    """
+    waiting, left = [await json_of(request)], MOST_VALUES
+    while waiting:
+        value = waiting.pop()
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left -= len(inside)
+        if left < 0:
+            raise HTTPException(413, f"the request has more than {MOST_VALUES:,} values")
+        waiting.extend(one for one in inside if isinstance(one, dict | list))
+
+
+async def json_of(request: Request) -> object:
+    """The body, if it is sent as JSON and is JSON; None where it is not, and then the route says what is wrong."""
+    if not JSON.fullmatch(_kind(request.scope)):
+        return None
+    try:
+        return await request.json()
+    except (ValueError, RecursionError):
+        return None
+
+
+def _kind(scope: Scope) -> str:
+    """The media type of the body, without its parameters."""
+    return Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _is_form(scope: Scope) -> bool:
-    return Headers(scope=scope).get("content-type", "").startswith("multipart/")
+    return _kind(scope) == "multipart/form-data"

@@ -1,12 +1,15 @@
 """The server's process: from a socket to an exit status of 0, whatever its clients do.
 
 At the first signal nothing new is taken, and what is open has SHUTDOWN_SECONDS; it still listens, so that probes see
-that it is not ready. Then all that is left ends, and is told so. A second signal does that at once.
+that it is not ready. Then all that is left ends, and is told so. A second signal does that at once, but for background
+jobs, which have their time. Signals count from the first moment to the last: whoever starts also tidies up.
 """
 
+import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
 import uvicorn
@@ -29,25 +32,26 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
     """
     app = create_app(settings)
-    with _bound(settings.host, settings.port) as bound:
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = Server(config, app.state.stopping, settings.shutdown_seconds)
+    with _bound(settings.host, settings.port) as bound, server.taking_signals():
         await _reach_database(settings)
         async with app.router.lifespan_context(app):
-            config = uvicorn.Config(
-                app,
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=GRACE_SECONDS,
-            )
             bound.listen(config.backlog)
             announce(_url(bound))
-            await Server(config, app.state.stopping, settings.shutdown_seconds).serve(sockets=[bound])
+            await server.serve(sockets=[bound])
 
 
 class Server(uvicorn.Server):
-    """Takes signals as above; uvicorn's own would end the process by raising the signal again."""
+    """Takes signals as above; uvicorn's own takes them while it serves alone, and ends by raising them again."""
 
     def __init__(self, config: uvicorn.Config, stopping: Stopping, seconds: float) -> None:
         super().__init__(config)
@@ -55,6 +59,20 @@ class Server(uvicorn.Server):
         self._seconds = seconds
         self._signals = 0
         self._ends = float("inf")
+
+    @contextmanager
+    def taking_signals(self) -> Iterator[None]:
+        """Meanwhile no signal ends the process."""
+        before = {sign: signal.signal(sign, self.handle_exit) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # a generator, in uvicorn
+        """Leave them as they are."""
+        return nullcontext()
 
     def handle_exit(self, _: int, __: FrameType | None) -> None:
         """Count it: Python calls this between any two instructions."""

@@ -92,11 +92,6 @@ async def forget_kept(connection: AsyncConnection, tenant: str, owner: str) -> N
     await connection.execute(kept)
 
 
-async def remove_old(connection: AsyncConnection) -> int:
-    """Remove what need not be kept any longer, of all tenants that the transaction sees; say how many."""
-    return (await connection.execute(delete(idempotency_keys).where(ROW.created_at < func.now() - KEPT))).rowcount
-
-
 def _is(place: Place) -> ColumnElement[bool]:
     return and_(ROW.tenant == place.tenant, ROW.owner == place.owner, ROW.key == place.key)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db.idempotency import KEPT
 from app.settings import Settings
 
 BATCH = 1_000
@@ -40,6 +41,7 @@ def rules(settings: Settings) -> Iterator[Rule]:
     yield Rule("rate_buckets", "empty_at", 0)
     yield Rule("completions_cache", "created_at", settings.cache_seconds)
     yield Rule("semantic_cache", "created_at", settings.cache_seconds)
+    yield Rule("idempotency_keys", "created_at", KEPT.total_seconds())
     yield Rule("uploads", "updated_at", min(days or UPLOAD_DAYS, UPLOAD_DAYS) * DAY, "status IN ('done', 'failed')")
     if days is not None:
         yield Rule("feedback", "created_at", days * DAY)

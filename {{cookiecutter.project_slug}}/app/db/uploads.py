@@ -20,6 +20,7 @@ FULL_SECONDS = 30  # until which some of what waits may have been read
 HOPELESS = {"invalid_input", "unsupported_document", "document_too_large"}  # their bytes are not kept
 SUPERSEDED = "a newer upload of the same name has taken its place: upload the file again"
 LOST = "the process that read it was stopped from outside each time: it may need more memory than there is"
+ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant, 6))")
 ROW = uploads.c
 NEWER = uploads.alias("newer")
 SHOWN = (
@@ -83,6 +84,7 @@ async def add_upload(connection: AsyncConnection, tenant: str, sent: SentFile, *
         RateLimited: with it the tenant's files that wait, or failed and are kept, would have more than `most_bytes`.
 
     """
+    await connection.execute(ONE_AT_A_TIME, {"tenant": tenant})  # or several at once would each find room
     held = await connection.scalar(select(func.sum(ROW.bytes)).where(ROW.tenant == tenant, ROW.data.is_not(None)))
     if (held or 0) + len(sent.data) > most_bytes:
         told = f"files that wait or failed may have {most_bytes:,} bytes (MAX_QUEUED_BYTES): DELETE /v1/uploads/ID"
@@ -126,7 +128,7 @@ async def restart_upload(connection: AsyncConnection, tenant: str, owner: str, u
 
     Raises:
         NotFound: it is not there, or somebody else's.
-        Conflict: it did not fail, or a newer one has been stored under its name.
+        Conflict: it did not fail, its bytes are of no use, or a newer one has been stored under its name.
 
     """
     failed = (ROW.owner == owner, ROW.status == "failed", ROW.data.is_not(None), ~_superseded())

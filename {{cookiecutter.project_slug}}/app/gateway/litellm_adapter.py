@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import threading
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import cache
@@ -29,6 +30,9 @@ from app.types import Completion, Embeddings, Message, TextDelta, Usage
 OUTLASTS_SECONDS = 3_600
 
 SAMPLING = ["temperature", "top_p", "seed", "presence_penalty", "frequency_penalty"]
+
+# litellm does so itself, but in the thread that loads it, where other threads' catch_warnings may undo it.
+warnings.filterwarnings("ignore", message=".*`ReadOnly` qualifier.*")
 
 _loading = threading.Lock()
 _loaded: list[Any] = []

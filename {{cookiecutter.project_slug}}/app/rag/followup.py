@@ -23,7 +23,7 @@ from app.prompts.loader import load_prompt
 from app.settings import Settings
 from app.types import Turn
 
-FEWEST_TERMS = 3  # with fewer, a question says too little to be searched for alone
+FEWEST_TERMS = 2  # with fewer, a question says too little to be searched for alone
 # Unless it names something (BM25, the Nile), or introduces it.
 NAMES = re.compile(r"\w[A-Z]|\d|(?<=\s)(?!I\b)[A-Z]")
 INTRODUCES = re.compile(r"^\W*what (?:is|are) (?!the\b)", re.IGNORECASE)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -19,7 +20,6 @@ from app.api.security import Caller
 from app.api.stopping import Stopping
 from app.api.streaming import EventStream
 from app.db.engine import Database
-from app.db.idempotency import remove_old
 from app.errors import Forbidden, NotFound, ProviderUnavailable, RateLimited
 from app.settings import Settings
 from tests.integration.test_disconnect import serving
@@ -102,7 +102,7 @@ def shop(database: Database) -> Shop:
 @pytest.fixture
 async def client(shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
     """A client of it."""
-    async with asyncio.timeout(PATIENCE_SECONDS), shop.client() as client:
+    async with shop.client() as client:
         yield client
 
 
@@ -303,14 +303,11 @@ async def test_a_database_that_goes_away_takes_no_answer(
     assert (first.status_code, (await order(client, body)).status_code) == (status, 409)
 
 
-async def test_old_keys_are_removed(client: httpx.AsyncClient, database: Database) -> None:
-    """Those of every tenant, after a day; the others stay."""
-    await order(client)
-    await age(database, 86_500)
-    await order(client, headers={"Idempotency-Key": "two"})
-    async with database.across_tenants() as connection:
-        assert await remove_old(connection) == 1
-    assert await kept(database) == 1
+async def test_who_may_not_do_it_gets_no_answer_that_was_kept(client: httpx.AsyncClient, shop: Shop) -> None:
+    """A second key of the same name, with other scopes: its request is another one."""
+    assert (await order(client)).status_code == 201
+    shop.caller = replace(shop.caller, scopes=frozenset({"documents:read"}))
+    assert (await order(client)).status_code == 422
 
 
 async def age(database: Database, seconds: int, change: str = "status = NULL") -> None:

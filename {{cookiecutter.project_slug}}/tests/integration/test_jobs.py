@@ -71,7 +71,7 @@ async def parts(
     online = Settings.model_validate(settings.model_dump() | changes)
     monkeypatch.setattr(ingest, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(worker, "LOOK_SECONDS", 0.02)
-    async with asyncio.timeout(PATIENCE_SECONDS), open_queue(database) as queue:
+    async with open_queue(database) as queue:
         yield Parts(database, Gateway(online), online, queue, parser)
 
 

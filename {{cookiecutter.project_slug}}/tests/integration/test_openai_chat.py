@@ -15,6 +15,7 @@ from app.api.openai.response_events import ResponseEvents
 from app.api.openai.response_requests import ResponseRequest
 from app.api.security import Caller
 from app.db.engine import Database
+from app.gateway.gateway import Gateway
 from app.rag.abstention import ABSTENTION
 from app.rag.ingest import Ingester
 from app.rag.pipeline import CHANGED
@@ -36,6 +37,7 @@ from tests.integration.openai_api import (
     told,
     working,
 )
+from tests.integration.stored import keep
 from tests.provider import CallTools, CutStream, Provider, RateLimited, Rejected, StallStream, Tool, tokens
 
 PATH = "/v1/chat/completions"
@@ -257,12 +259,26 @@ async def test_an_error_before_the_first_piece_keeps_its_status(
     settings: Settings, provider: Provider, *, stream: bool
 ) -> None:
     """A stream that has not begun is an ordinary response, with what the client's typed errors need."""
-    provider.then(Rejected(400), RateLimited(retry_after=7))
+    provider.then(Rejected(400, "canary"), RateLimited(retry_after=7))
     async with serving(settings, provider) as client:
         refused, limited = [await ask(client, stream=stream) for _ in range(2)]
-    assert error_of(refused, 502)["code"] == "provider_rejected"
+    assert error_of(refused, 400)["code"] == "request_rejected"
+    assert "canary" not in refused.text
     assert error_of(limited, 503)["code"] == "provider_rate_limited"
     assert limited.headers["retry-after"] == "7"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_is_refused_of_our_own_words_is_502_and_not_tried_again(
+    settings: Settings, database: Database, gateway: Gateway, provider: Provider, *, stream: bool
+) -> None:
+    """The messages to the model `documents` are the application's; OpenAI's clients would send a 502 twice more."""
+    await keep(database, gateway, settings, {"nile.md": "# Nile\n\nThe Nile is long.\n"})
+    provider.then(Rejected(400))
+    async with serving(settings, provider) as client:
+        refused = await ask(client, model="documents", stream=stream)
+    assert error_of(refused, 502)["code"] == "provider_rejected"
+    assert refused.headers["x-should-retry"] == "false"
 
 
 async def test_a_stream_that_breaks_ends_with_its_error(client: httpx.AsyncClient, provider: Provider) -> None:

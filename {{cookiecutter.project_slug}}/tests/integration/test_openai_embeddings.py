@@ -101,6 +101,23 @@ async def test_a_client_that_counts_tokens_is_told_to_send_text(client: httpx.As
         assert "send text" in error_of(await embed(client, input=tokens), 400)["message"]
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "1 to 2,048 texts"),
+        (["x"] * 2_049, "1 to 2,048 texts"),
+        ([""], "1 to 100,000 characters"),
+        ("x" * 100_001, "1 to 100,000 characters"),
+        (["x" * 100_000] * 10 + ["x"], "at most 1,000,000 characters"),
+    ],
+    ids=["none", "too many", "empty", "too long", "too much"],
+)
+async def test_texts_have_bounds(client: httpx.AsyncClient, given: object, told: str) -> None:
+    """A vector of a whole library would take minutes and gigabytes; the error says what is taken."""
+    error = error_of(await embed(client, input=given), 400)
+    assert (error["param"], told in error["message"]) == ("input", True)
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     "body",

@@ -262,7 +262,7 @@ async def test_an_error_before_the_first_piece_keeps_its_status(
 ) -> None:
     """No event has been sent: it is an ordinary error response."""
     provider.then(Rejected(400))
-    assert error_of(await ask(client, stream=stream), 502)["code"] == "provider_rejected"
+    assert error_of(await ask(client, stream=stream), 400)["code"] == "request_rejected"
 
 
 async def test_a_stream_that_breaks_ends_with_an_error_and_a_failed_response(

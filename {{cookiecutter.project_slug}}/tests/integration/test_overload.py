@@ -1,6 +1,7 @@
 """How much the server takes on: places, a queue, a time and a size for each request."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -15,7 +16,9 @@ from app.api import overload
 from app.api.errors import AnswerErrors
 from app.api.overload import BodyLimit, Capacity, TimeLimit
 from app.api.stopping import Stopping
+from app.db.engine import Database
 from app.settings import Settings
+from tests.integration.keyed import in_process
 
 PATIENCE_SECONDS = 10
 SMALL = {"max_attachment_bytes": 3_000, "max_document_bytes": 1_000}
@@ -209,6 +212,32 @@ async def test_json_has_only_so_many_parts() -> None:
         for most, status in ((50_000, 200), (50_001, 413)):
             body, headers = b"[" * (most - 1) + b"{", {"content-type": "application/json"}
             assert (await client.post("/x", content=body, headers=headers)).status_code == status
+
+
+@pytest.mark.parametrize("kind", ["application/json", "Application/Scim+JSON; charset=utf-8"])
+async def test_json_has_only_so_many_values(settings: Settings, database: Database, kind: str) -> None:
+    """A fault is noted of each value that is wrong; so many are refused before any is looked at."""
+    assert database
+    async with in_process(settings) as client:
+        for most, status in ((49_999, 422), (50_000, 413)):
+            content = json.dumps({"question": [1] * most})
+            response = await client.post("/v1/ask", content=content, headers={"content-type": kind})
+            assert response.status_code == status
+    assert response.json()["error"]["message"] == "the request has more than 50,000 values"
+
+
+async def test_what_only_looks_like_a_form_is_none() -> None:
+    """Its parts are counted like those of all other bodies; and a form is one however it is written."""
+    server = Server(max_attachment_bytes=1_000_000)
+    server.go.set()
+    body = b"[" * 50_001
+    async with client_of(server) as client:
+        for kind, status in (
+            ("multipart/x+json", 413),
+            ("multipart/form-data; x=json", 200),
+            ("Multipart/Form-Data; boundary=x", 200),
+        ):
+            assert (await client.post("/x", content=body, headers={"content-type": kind})).status_code == status
 
 
 async def test_the_servers_own_messages_have_no_limits() -> None:

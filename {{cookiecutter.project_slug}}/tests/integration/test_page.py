@@ -52,6 +52,13 @@ async def test_what_a_browser_has_is_not_sent_again(client: httpx.AsyncClient) -
     assert (head.status_code, head.content) == (200, b"")
 
 
+@pytest.mark.parametrize("wanted", ["bytes=abc", "bytes=99999999-", "bytes=0-9"])
+async def test_a_file_is_sent_whole_whatever_part_is_asked_for(client: httpx.AsyncClient, wanted: str) -> None:
+    """Parts of such small files serve nobody, and errors about them would have a shape of their own."""
+    served = await client.get("/", headers={"Range": wanted})
+    assert (served.status_code, served.content) == (200, (STATIC / "index.html").read_bytes())
+
+
 @pytest.mark.parametrize("takes", ["gzip", "identity"])
 async def test_files_are_compressed_for_those_who_take_it(client: httpx.AsyncClient, takes: str) -> None:
     """Also for a cache between, which must tell the two apart."""

@@ -25,13 +25,13 @@ from app.errors import ShuttingDown
 from app.settings import Settings
 from tests.conftest import PROJECT
 from tests.integration.conftest import Command
-from tests.provider import Provider, Reply
+from tests.provider import Hang, Provider, Reply
 
 PATIENCE_SECONDS = 30
 ENDLESS = Reply("drop " * 99_999, pause=0.01)
 FLOOD = Reply("drop " * 999_999)
 CHAT = {"model": "chat", "stream": True, "messages": [{"role": "user", "content": "Go on."}]}
-MANY = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 100}] * 480}  # 49,000 objects
+MANY = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 100}] * 160}  # 48,000 values
 AWAY = "postgresql://me:canary@127.0.0.1:1/app"
 
 
@@ -174,7 +174,7 @@ class Work:
     @asynccontextmanager
     async def going_on(self) -> AsyncIterator[asyncio.Task[None]]:
         """The server, while the request is open, and then until the server has ended."""
-        with socket.create_server(("127.0.0.1", 0)) as listening:
+        with socket.create_server(("127.0.0.1", 0)) as listening, self.server.taking_signals():
             serving = asyncio.create_task(self.server.serve(sockets=[listening]))
             await until(lambda: self.server.started)
             host, port = listening.getsockname()
@@ -209,6 +209,27 @@ async def test_the_whole_of_it_starts_and_ends_in_a_loop(settings: Settings, dat
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(serving, PATIENCE_SECONDS)
     assert asyncio.all_tasks() == before
+
+
+async def test_a_second_signal_kills_nothing(
+    migrated_url: str, database: Database, provider: Provider, tmp_path: Path
+) -> None:
+    """A job that is being done then keeps the process until it is put back, and it ends with 0."""
+    provider.then(Hang())
+    given = {"EMBEDDING_MODEL": "openai/test", "EMBEDDING_API_BASE": provider.url, "EMBEDDING_INPUT_PRICE": "1"}
+    given |= {"WORKER_CONCURRENCY": "1", "SHUTDOWN_SECONDS": "2"}
+    async with serving(migrated_url, tmp_path, **given) as (process, client):
+        sent = (await client.post("/v1/documents", files={"file": ("note.md", b"# Note")})).json()
+        while (await client.get(f"/v1/uploads/{sent['id']}")).json()["status"] != "running":
+            await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_SECONDS) == 0
+    async with database.across_tenants() as connection:
+        assert [tuple(row) for row in await connection.execute(text("SELECT status, attempts FROM uploads"))] == [
+            ("queued", 0)
+        ]
 
 
 async def test_time_ends_it_too() -> None:

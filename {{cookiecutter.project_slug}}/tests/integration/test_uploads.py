@@ -1,5 +1,6 @@
 """Uploads and documents over HTTP: accepted at once, watched, tried again, listed in pages, each owner's own."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from app.db.engine import Database
+from app.db.uploads import SentFile, add_upload
+from app.errors import RateLimited
 from app.settings import Settings
 from app.types import SCOPES, Scope
 from tests.integration.keyed import bearer, in_process, make_key, with_keys
@@ -116,18 +119,38 @@ async def test_as_much_metadata_as_is_allowed_is_taken(waiting: httpx.AsyncClien
         assert (await send(waiting, "a.md", metadata=metadata))["status"] == "queued"
 
 
-async def test_what_is_no_id_is_not_found(waiting: httpx.AsyncClient) -> None:
+async def test_a_file_needs_a_name(waiting: httpx.AsyncClient) -> None:
+    """One that is no way up; another folder's is left out."""
+    for name in (".", "..", "a/.."):
+        response = await waiting.post("/v1/documents", files={"file": (name, NOTE)})
+        assert "no file name" in error_of(response, 400)["message"]
+    assert (await send(waiting, "../../note.md"))["source"] == "upload/note.md"
+
+
+async def test_uploads_that_come_together_find_no_more_room_than_there_is(database: Database) -> None:
+    """MAX_QUEUED_BYTES holds where each of them would fit alone."""
+
+    async def add(name: str) -> None:
+        async with database.transaction() as connection:
+            sent = SentFile("somebody", "", f"upload/{name}", {}, bytes(100))
+            await add_upload(connection, database.tenant, sent, most_bytes=150)
+
+    ended = await asyncio.gather(*(add(f"{n}.md") for n in range(8)), return_exceptions=True)
+    assert [one for one in ended if not isinstance(one, RateLimited)] == [None]
+
+
+async def test_what_is_no_id_is_refused(waiting: httpx.AsyncClient) -> None:
     """Whatever it is; and a page that would begin anywhere would be a wrong one."""
-    for wrong in ("1", "first", "%00", "-1", "9" * 19, "9" * 5_000, "٣", "0" * 36):
+    for wrong in ("first", "%00", "-1", "9" * 19, "9" * 5_000, "٣", "0" * 37):
         for method, path in (
             ("GET", f"/v1/uploads/{wrong}"),
             ("POST", f"/v1/uploads/{wrong}/retry"),
             ("GET", f"/v1/documents/{wrong}"),
             ("DELETE", f"/v1/documents/{wrong}"),
         ):
-            assert error_of(await waiting.request(method, path), 404)["code"] == "not_found"
-    for path in ("/v1/uploads", "/v1/documents"):
-        assert error_of(await waiting.get(path, params={"after": "x"}), 404)["code"] == "not_found"
+            assert error_of(await waiting.request(method, path), 422)["code"] == "invalid_request"
+    for path in ("/v1/uploads", "/v1/documents", "/v1/conversations", "/v1/feedback"):
+        assert error_of(await waiting.get(path, params={"after": "x"}), 422)["param"] == "after"
 
 
 async def test_what_failed_can_be_tried_again(client: httpx.AsyncClient, database: Database) -> None:

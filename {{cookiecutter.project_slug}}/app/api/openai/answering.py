@@ -3,14 +3,14 @@
 Knows nothing of OpenAI's wire formats but that of messages.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from app.api.deps import Work
 from app.api.openai.models import CHAT, DOCUMENTS, model_named
-from app.errors import InvalidParameter
+from app.errors import InvalidParameter, ProviderRejected, RequestRejected
 from app.gateway import parts
 from app.gateway.parts import PARAMETERS
 from app.types import Answer, Completion, Message, Place, TextDelta, ToolCall, ToolCallDelta, Turn, Usage
@@ -62,7 +62,8 @@ async def reply(work: Work, asked: Asked) -> Reply:
 
     """
     if asked.model == CHAT:
-        return _said(await work.gateway.complete(asked.messages, context=work.context, parameters=asked.parameters))
+        with _their_own_words():
+            return _said(await work.gateway.complete(asked.messages, context=work.context, parameters=asked.parameters))
     question, history = _conversation(work, asked)
     place = Place(work.caller.owner)
     return _answered(await work.pipeline.ask(question, history=history, place=place, context=work.context))
@@ -78,9 +79,19 @@ async def pieces(work: Work, asked: Asked) -> AsyncGenerator[Piece]:
 
 async def _chat(work: Work, asked: Asked) -> AsyncGenerator[Piece]:
     stream = work.gateway.stream(asked.messages, context=work.context, parameters=asked.parameters)
-    async with aclosing(stream) as events:
-        async for event in events:
-            yield _said(event) if isinstance(event, Completion) else event
+    with _their_own_words():
+        async with aclosing(stream) as events:
+            async for event in events:
+                yield _said(event) if isinstance(event, Completion) else event
+
+
+@contextmanager
+def _their_own_words() -> Iterator[None]:
+    """What a provider refuses here is what the client sent, so the mistake is the client's."""
+    try:
+        yield
+    except ProviderRejected as error:
+        raise RequestRejected(detail=error.message) from error
 
 
 async def _documents(work: Work, asked: Asked) -> AsyncGenerator[Piece]:

@@ -157,7 +157,9 @@ class ChatRequest(Generation):
         min_length=1, max_length=MOST_MESSAGES, description="oldest first; `documents` takes no instructions"
     )
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="for replies that repeat, where a provider can")
-    stop: str | list[str] | None = Field(None, description="up to four texts at which the reply ends")
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = Field(
+        None, description="up to four texts at which the reply ends"
+    )
     max_tokens: int | None = Field(None, ge=1, lt=2**31, description="of the reply; MAX_OUTPUT_TOKENS by default")
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31, description="the same, with its newer name")
     presence_penalty: float | None = Field(None, ge=-2, le=2, description="above 0: less of what was said")
@@ -169,4 +171,4 @@ class ChatRequest(Generation):
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = Field(None, description="one reply: leave it out, or 1")
     logprobs: No | None = Field(None, description="there are none")
-    modalities: list[Literal["text"]] | None = Field(None, description="replies are text")
+    modalities: list[Literal["text"]] | None = Field(None, max_length=1, description="replies are text")

@@ -1,19 +1,17 @@
 """/v1/conversations: begin, list, read and delete; `conversation_id` of POST /v1/ask adds to one."""
 
 from dataclasses import asdict, dataclass
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
-from app.api.deps import FromWork, Limit, Page, page_of
+from app.api.deps import After, FromWork, Limit, Page, page_of
 from app.api.security import needs
 from app.db import conversations
 from app.db.answers import RatedAnswer, read_rated
 from app.db.conversations import Conversation
 
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"], dependencies=[needs("chat")])
-After = Annotated[UUID | None, Query(description="the id after which to go on")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,12 @@
 """/v1/documents: what can be asked about, and uploads of more."""
 
-import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Response, UploadFile
+from fastapi import APIRouter, Form, Path, Query, Response, UploadFile
 from pydantic import Field, TypeAdapter, ValidationError
 
-from app.api.deps import After, FromWork, Limit, Page, page_of
+from app.api.deps import FromWork, Limit, Page, page_of
 from app.api.routes.uploads import Upload, accepted
 from app.api.security import needs
 from app.db import store
@@ -18,7 +17,9 @@ from app.rag.asking import LONGEST_FILTER, MOST_FILTERS
 from app.rag.sources import check_name, check_size
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
-BIGGEST_ID = 2**63 - 1
+NUMBER = r"^[0-9]{1,18}$"
+DocumentId = Annotated[str, Path(pattern=NUMBER)]
+AfterNumber = Annotated[str | None, Query(pattern=NUMBER, description="the id after which to go on")]
 WithoutNul = Annotated[str, Field(max_length=LONGEST_FILTER, pattern=r"^[^\x00]*$")]
 Metadata = TypeAdapter(Annotated[dict[WithoutNul, WithoutNul], Field(max_length=MOST_FILTERS)])
 Filed = Annotated[
@@ -51,9 +52,9 @@ reads, writes = needs("documents:read"), needs("documents:write")
 
 
 @router.get("", dependencies=[reads], responses=LISTED)
-async def list_documents(work: FromWork, limit: Limit = 20, after: After = None) -> Page[StoredDocument]:
+async def list_documents(work: FromWork, limit: Limit = 20, after: AfterNumber = None) -> Page[StoredDocument]:
     """List what can be asked about, the newest first."""
-    last = None if after is None else _number(after)
+    last = None if after is None else int(after)
     async with work.database.transaction() as connection:
         found = await store.page_of_documents(connection, work.caller.tenant, limit=limit + 1, before=last)
     return page_of(found, [str(one.id) for one in found], limit)
@@ -63,7 +64,7 @@ async def list_documents(work: FromWork, limit: Limit = 20, after: After = None)
 async def upload_document(file: UploadFile, work: FromWork, response: Response, metadata: Filed = "{}") -> Upload:
     """Send a file. It is stored, and read in the background; the same name again replaces the document."""
     name = PurePosixPath((file.filename or "").replace("\\", "/")).name.replace("\0", "")
-    if not name:
+    if name in {"", ".", ".."}:
         raise InvalidInput("the upload has no file name")
     source, limit = f"upload/{name}", work.settings.max_document_bytes
     check_name(source)
@@ -77,28 +78,21 @@ async def upload_document(file: UploadFile, work: FromWork, response: Response, 
 
 
 @router.get("/{document_id}", dependencies=[reads])
-async def read_document(document_id: str, work: FromWork) -> StoredDocument:
+async def read_document(document_id: DocumentId, work: FromWork) -> StoredDocument:
     """Say what is known of a document."""
     async with work.database.transaction() as connection:
-        found = await store.read_document(connection, work.caller.tenant, _number(document_id))
+        found = await store.read_document(connection, work.caller.tenant, int(document_id))
     if found is None:
         raise NotFound("there is no such document")
     return found
 
 
 @router.delete("/{document_id}", status_code=204, dependencies=[writes])
-async def delete_document(document_id: str, work: FromWork) -> None:
+async def delete_document(document_id: DocumentId, work: FromWork) -> None:
     """Remove a document with everything made from it. What is known of its upload stays."""
     async with work.database.transaction() as connection:
-        if not await store.delete_document(connection, work.caller.tenant, _number(document_id)):
+        if not await store.delete_document(connection, work.caller.tenant, int(document_id)):
             raise NotFound("there is no such document")
-
-
-def _number(document_id: str) -> int:
-    """An id as the database has it; what is none belongs to nothing."""
-    if re.fullmatch("[0-9]{1,19}", document_id) and (number := int(document_id)) <= BIGGEST_ID:
-        return number
-    raise NotFound("there is no such document")
 
 
 def _metadata(given: str) -> dict[str, str]:

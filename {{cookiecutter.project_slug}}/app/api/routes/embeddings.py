@@ -17,16 +17,25 @@ from app.gateway.context import CallContext
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[needs("chat")], route_class=OpenAIRoute)
 MOST_TEXTS = 2_048
+LONGEST_TEXT = 100_000  # characters; the offline model needs 0.2 s and 20 MB for so many
+MOST_CHARACTERS = 1_000_000  # of all texts
 
 
-def _text_only(given: object) -> object:
+def _texts(given: object) -> object:
     """OpenAI's clients may count tokens by themselves; ours are other ones."""
-    if isinstance(given, list) and any(isinstance(item, int | list) for item in given):
+    texts = given if isinstance(given, list) else [given]
+    if any(isinstance(item, int | list) for item in texts):
         raise PydanticCustomError("tokens", "lists of tokens are not taken: send text")
+    if not 1 <= len(texts) <= MOST_TEXTS:
+        raise PydanticCustomError("texts", f"send 1 to {MOST_TEXTS:,} texts")
+    if not all(isinstance(text, str) and 1 <= len(text) <= LONGEST_TEXT for text in texts):
+        raise PydanticCustomError("text", f"each text has 1 to {LONGEST_TEXT:,} characters")
+    if sum(map(len, texts)) > MOST_CHARACTERS:
+        raise PydanticCustomError("texts", f"all texts together have at most {MOST_CHARACTERS:,} characters")
     return given
 
 
-Words = Annotated[str, Field(min_length=1)]
+Words = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Texts = Annotated[list[Words], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
@@ -38,7 +47,7 @@ class EmbeddingRequest(Strict):
     )
 
     model: str = Field(description="`embedding`")
-    input: Annotated[Words | Texts, BeforeValidator(_text_only)] = Field(
+    input: Annotated[Words | Texts, BeforeValidator(_texts)] = Field(
         description="a text, or a list of them; lists of tokens are not taken"
     )
     encoding_format: Literal["float", "base64"] | None = Field(None, description="float by default")

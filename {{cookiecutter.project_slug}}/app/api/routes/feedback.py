@@ -3,11 +3,11 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from app.api.deps import FromWork, Limit, Page, page_of
+from app.api.deps import After, FromWork, Limit, Page, page_of
 from app.api.security import needs
 from app.db import feedback
 from app.db.feedback import Feedback
@@ -20,7 +20,6 @@ EXAMPLE: JsonDict = {
     "rating": "down",
     "correction": "Lucene's default for k1 is 1.2.",
 }
-After = Annotated[UUID | None, Query(description="the id after which to go on")]
 
 
 def _storable(text: str) -> str:

@@ -29,6 +29,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "; ".join(POLICY),
 }
+RANGE = {b"range", b"if-range"}
 mimetypes.add_type("text/javascript", ".js")  # a module of another type does not run, and Windows may know another
 
 
@@ -50,7 +51,8 @@ class Compressed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
-        await GZipMiddleware(self._response)(scope, receive, send)
+        whole = [(name, value) for name, value in scope["headers"] if name not in RANGE]  # errors of it have no body
+        await GZipMiddleware(self._response)({**scope, "headers": whole}, receive, send)
 
 
 @router.api_route("/", methods=["GET", "HEAD"])

@@ -1,18 +1,18 @@
 """/v1/uploads: where each uploaded file stands on its way into the index, and another try for one that failed."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 from uuid import UUID
 
 import structlog
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from app.api.deps import After, FromWork, Limit, Page, Work, page_of
 from app.api.security import needs
 from app.db import uploads
 from app.db.uploads import StoredUpload
-from app.errors import DatabaseUnavailable, NotFound
+from app.errors import DatabaseUnavailable
 from app.jobs.uploads import put_upload
 
 router = APIRouter(prefix="/v1/uploads", tags=["documents"], dependencies=[needs("documents:read")])
@@ -45,47 +45,36 @@ class Upload(BaseModel):
     updated_at: datetime
 
 
-async def _known(upload_id: str) -> str:
-    """An id as the database has it; what is none belongs to nothing."""
-    try:
-        return str(UUID(upload_id))
-    except ValueError:
-        raise NotFound("there is no such upload") from None
-
-
-Id = Annotated[str, Depends(_known)]
-
-
 @router.get("")
 async def list_uploads(work: FromWork, limit: Limit = 20, after: After = None) -> Page[Upload]:
     """List your uploads, the newest first."""
-    last = None if after is None else await _known(after)
     async with work.database.transaction() as connection:
-        caller = work.caller
-        found = await uploads.list_uploads(connection, caller.tenant, caller.owner, limit=limit + 1, after=last)
+        found = await uploads.list_uploads(
+            connection, work.caller.tenant, work.caller.owner, limit=limit + 1, after=str(after) if after else None
+        )
     return page_of([shown(one) for one in found], [one.id for one in found], limit)
 
 
 @router.get("/{upload_id}")
-async def read_upload(upload_id: Id, work: FromWork) -> Upload:
+async def read_upload(upload_id: UUID, work: FromWork) -> Upload:
     """Say where an upload stands."""
     async with work.database.transaction() as connection:
-        return shown(await uploads.read_upload(connection, work.caller.tenant, work.caller.owner, upload_id))
+        return shown(await uploads.read_upload(connection, work.caller.tenant, work.caller.owner, str(upload_id)))
 
 
 @router.post("/{upload_id}/retry", status_code=202, dependencies=[needs("documents:write")])
-async def retry_upload(upload_id: Id, work: FromWork, response: Response) -> Upload:
-    """Try one that failed again, from the file that was sent. Only the newest of its name: 409 for another."""
+async def retry_upload(upload_id: UUID, work: FromWork, response: Response) -> Upload:
+    """Try one that failed again, with the file that was sent. 409 where that is of no use, or was replaced."""
     async with work.database.transaction() as connection:
-        stored = await uploads.restart_upload(connection, work.caller.tenant, work.caller.owner, upload_id)
+        stored = await uploads.restart_upload(connection, work.caller.tenant, work.caller.owner, str(upload_id))
     return await accepted(work, stored, response)
 
 
 @router.delete("/{upload_id}", status_code=204, dependencies=[needs("documents:write")])
-async def delete_upload(upload_id: Id, work: FromWork) -> None:
+async def delete_upload(upload_id: UUID, work: FromWork) -> None:
     """Forget an upload and the file that was sent; what it put into the index stays. 409 while it is being read."""
     async with work.database.transaction() as connection:
-        await uploads.delete_upload(connection, work.caller.tenant, work.caller.owner, upload_id)
+        await uploads.delete_upload(connection, work.caller.tenant, work.caller.owner, str(upload_id))
 
 
 async def accepted(work: Work, stored: StoredUpload, response: Response) -> Upload:

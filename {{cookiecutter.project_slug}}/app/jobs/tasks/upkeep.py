@@ -10,7 +10,6 @@ from procrastinate import App
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job
 
-from app.db.idempotency import remove_old as remove_old_keys
 from app.db.upkeep import remove_batch, rules
 from app.db.uploads import Lost, take_lost
 from app.jobs.uploads import put_upload
@@ -69,8 +68,6 @@ async def remove_old(parts: Parts, timestamp: int) -> None:
         while more:
             async with database.across_tenants() as connection:
                 more = await remove_batch(connection, rule)
-    async with database.across_tenants() as connection:
-        await remove_old_keys(connection)
     await parts.queue.app.job_manager.delete_old_jobs(
         nb_hours=JOB_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
     )
