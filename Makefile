@@ -1,6 +1,6 @@
 # Every command of the template; `make` lists them. CI and the docs call only these.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check check-in-place test-in-place format tested-set measure bench-gateway soak-gateway soak-api bench-rag bench-ingest bench-scale bench-evals screenshots kill-ingest conformance corpus-pdf clean
+.PHONY: help demo test test-fast check check-template check-in-place test-in-place format tested-set measure bench-gateway soak-gateway soak-api bench-rag bench-ingest bench-scale bench-evals screenshots kill-ingest conformance corpus-pdf clean
 
 # uv is used where it is installed, and installed into .uv/ where it is not; hooks find it on the PATH.
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
@@ -28,7 +28,9 @@ test: uv.lock ## Run all tests: render every option, install and test a generate
 test-fast: uv.lock ## Run the tests that only render, in seconds
 	@$(RUN) pytest -m "not slow"
 
-check: uv.lock check-in-place ## Check format, lint and types of the template and of the project in it
+check: check-template check-in-place ## Check format, lint and types of the template and of the project in it
+
+check-template: uv.lock ## Check the template alone; a generated project checks itself in the tests
 	@$(RUN) ruff format --check
 	@$(RUN) ruff check
 	@$(RUN) mypy
@@ -74,8 +76,8 @@ WITH_TOOLS = $(subst PYTHONPATH=.,PYTHONPATH=.:$(CURDIR),$(IN_PLACE))/python
 bench-gateway: $(DEFAULT)/.venv/made ## Measure what the gateway costs over bare litellm; three minutes
 	@$(WITH_TOOLS) -m tools.bench_gateway
 
-soak-gateway: $(DEFAULT)/.venv/made ## Make 10,000 calls while a third of what providers do is wrong; minutes
-	@$(WITH_TOOLS) -m tools.soak_gateway
+soak-gateway: $(DEFAULT)/.venv/made ## Make 10,000 calls, or CALLS=, while a third of what providers do is wrong; minutes
+	@$(WITH_TOOLS) -m tools.soak_gateway $(CALLS)
 
 # DATA is a folder in the form of BEIR; without one they take the shipped corpus.
 COLLECTION = $(if $(DATA),'$(abspath $(DATA))')

