@@ -35,7 +35,7 @@ def list_(
         exported = f"{said.reviewed_at:%Y-%m-%d}" if said.reviewed_at else ""
         texts = map(escape, (answer.question, said.comment, said.correction))
         table.add_row(f"{said.created_at:%Y-%m-%d %H:%M}", said.rating, *texts, exported)
-    out.print(table)
+    out.print(table if table.row_count else f"nobody in the tenant {escape(tenant)} has said anything yet")
 
 
 @group.command()

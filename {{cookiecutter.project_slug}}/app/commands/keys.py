@@ -83,7 +83,7 @@ async def _with_rows(settings: Settings, do: Callable[..., Awaitable[T]]) -> T:
 def _table(keys: Sequence[ApiKey]) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("id", "tenant", "name", "scopes", "made on", "state"):
-        table.add_column(column, no_wrap=column in {"id", "scopes"}, overflow="fold")
+        table.add_column(column, no_wrap=column in {"id", "scopes", "made on"}, overflow="fold")
     for key in keys:
         made = f"{key.created_at:%Y-%m-%d}"
         table.add_row(key.id, escape(key.tenant), escape(key.name), "\n".join(key.scopes), made, _state(key))

@@ -272,3 +272,4 @@ def test_feedback_is_listed_newest_first(app: Command, migrated_url: str) -> Non
     ]
     assert [bool(row[6].strip()) for row in rows] == [False, True, True]
     assert app("feedback", "list", "--limit", "1").out.count("?") == 1
+    assert app("feedback", "list", "--tenant", "typo").out == "nobody in the tenant typo has said anything yet"

@@ -19,7 +19,7 @@ from tests.integration.test_keys import SHAPE
 
 HOWTO = (PROJECT / "docs" / "howto" / "api-keys.md").read_text(encoding="utf-8")
 SHOWN = [line.strip() for block in re.findall(r"```sh\n(.*?)```", HOWTO, re.DOTALL) for line in block.splitlines()]
-COMMANDS = [line for line in SHOWN if line.startswith("app ")]
+COMMANDS = [found[1] for line in SHOWN if (found := re.search(r"\.venv/bin/(app [^)]+)", line))]
 
 
 @pytest.fixture
