@@ -76,7 +76,8 @@ EXAMPLES: dict[str, Any] = {
         "changed": False,
     },
     "Conversation": _CONVERSATION,
-    "WholeConversation": _CONVERSATION | {"answers": [_ANSWER | {"feedback": "up"}]},
+    "WholeConversation": _CONVERSATION
+    | {"answers": [_ANSWER | {"feedback": {"rating": "up", "comment": "", "correction": ""}}]},
     "Feedback": {
         "id": "c9b8a8a4-0d9d-4f4b-9b43-2d5e5a0f6c55",
         "answer_id": _ANSWER_ID,

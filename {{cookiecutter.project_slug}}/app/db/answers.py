@@ -4,7 +4,7 @@ Knows nothing of how they are made.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from pydantic import TypeAdapter
 from sqlalchemy import RowMapping, func, insert, outerjoin, select, text
@@ -17,6 +17,7 @@ from app.types import Answer, Passage, Rating, Turn, Usage
 
 MOST_TURNS = 50  # that a question is read with; HISTORY_TOKENS is used up before
 MOST_ANSWERS = 100  # that are shown of a conversation
+OPINION = ("rating", "comment", "correction")
 ROW = answers.c
 NEWEST = ROW.created_at.desc(), ROW.id.desc()
 LARGEST_DOCUMENT = 500_000  # bytes; whose headings are looked for: about 0.1 s for each document that is cited
@@ -46,10 +47,19 @@ STORED = text("""
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What the owner of an answer said of it; `correction` is what would have been right."""
+
+    rating: Rating
+    comment: str
+    correction: str
+
+
+@dataclass(frozen=True, slots=True)
 class RatedAnswer(Answer):
     """An answer, and what its owner thought of it."""
 
-    feedback: Rating | None = None
+    feedback: Opinion | None = None
 
 
 AnyRated = TypeAdapter[RatedAnswer](RatedAnswer)
@@ -138,10 +148,14 @@ async def read_turns(connection: AsyncConnection, tenant: str, conversation_id: 
 async def read_rated(connection: AsyncConnection, tenant: str, owner: str, conversation_id: str) -> list[RatedAnswer]:
     """The newest MOST_ANSWERS of a conversation, oldest first, with what the owner thought of them."""
     rated = outerjoin(answers, feedback, feedback.c.answer_id == ROW.id)  # by the owner alone: nobody else may
-    query = select(answers, feedback.c.rating.label("feedback")).select_from(rated)
+    query = select(answers, *(feedback.c[name] for name in OPINION)).select_from(rated)
     query = query.where(ROW.tenant == tenant, ROW.owner == owner, ROW.conversation_id == conversation_id)
     newest = await connection.execute(query.order_by(*NEWEST).limit(MOST_ANSWERS))
-    return [answer_of(row) for row in reversed(newest.mappings().all())]
+    return [replace(answer_of(row), feedback=_opinion(row)) for row in reversed(newest.mappings().all())]
+
+
+def _opinion(row: RowMapping) -> Opinion | None:
+    return Opinion(*(row[name] for name in OPINION)) if row["rating"] else None
 
 
 def answer_of(row: RowMapping) -> RatedAnswer:

@@ -2,9 +2,9 @@
 
 from playwright.async_api import FilePayload, Locator, Page, expect
 
-QUESTION = "What does k1 do in BM25?"
+QUESTION = "What does a circuit breaker do?"
 OTHER = "How should a failed citation be handled?"
-QUOTE = "Lucene defaults to k1"
+QUOTE = "A circuit breaker stops"
 # One of these stands in a passage with that number; the others are refused, and leave nothing.
 CITED = " ".join(f'[{number}: "{QUOTE}"]' for number in range(1, 11))
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}

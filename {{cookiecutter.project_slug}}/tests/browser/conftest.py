@@ -30,7 +30,7 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 )
-DOCUMENTS = ("bm25.md", "citations.md", "chunking.md")
+DOCUMENTS = ("bm25.md", "citations.md", "fallback-and-circuit-breakers.md", "prompt-injection.md")
 PATIENCE_SECONDS = 90
 POLL_SECONDS = 0.05
 PATIENCE_MS = 15_000
@@ -85,7 +85,7 @@ async def browser() -> AsyncIterator[Browser]:
     """The Chromium of this machine, which is not the one that Playwright would download."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        pytest.skip(f"there is no browser: install one of {', '.join(BROWSERS)}")
+        pytest.fail(f"there is no {' or '.join(BROWSERS)}, and nothing was tested: apt install chromium")
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield launched
@@ -94,7 +94,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="session")
 async def filled_url(database_url: str, migrated_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database with three documents of the corpus, and nothing else."""
+    """A database with some documents of the corpus, and nothing else."""
     settings = Settings(database_url=migrated_url, data_dir=tmp_path_factory.mktemp("ingest"))
     async with connect(database_url) as owner, owner.engine.begin() as connection:
         await connection.execute(text(f"TRUNCATE {', '.join(EVERY_TABLE)} CASCADE"))

@@ -6,12 +6,14 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, Request, expect
 
-from tests.browser.actions import PHONE, answered, ask, file, open_documents
+from tests.browser.actions import PHONE, QUESTION, answered, ask, file, open_documents
 from tests.browser.conftest import Server, Visit
 
 LIGHT: dict[str, Any] = {"color_scheme": "light", "viewport": {"width": 1400, "height": 900}}
 LOOKS: dict[str, dict[str, Any]] = {"light": LIGHT, "dark": LIGHT | {"color_scheme": "dark"}, "mobile": PHONE}
 MOST_BYTES = 60_000
+TOP = "(element) => element.getBoundingClientRect().top"
+BOTTOM = "(element) => element.getBoundingClientRect().bottom"
 SMALL = """
 () => [...document.querySelectorAll("button, a, input, textarea, label.button")]
   .filter((element) => element.checkVisibility({ visibilityProperty: true, opacityProperty: true }))
@@ -43,8 +45,10 @@ async def test_axe_finds_nothing(visit: Visit, offline: Server, look: dict[str, 
     await page.keyboard.press("Escape")
     dialog = await open_documents(page)
     await page.locator("#files").set_input_files([file("broken.bin", b"\0\1")])
-    await expect(dialog.get_by_role("button", name="Try again")).to_be_visible()
+    await expect(dialog.get_by_role("button", name="Dismiss")).to_be_visible()
     await check(page)
+    await dialog.get_by_role("button", name="Dismiss").click()
+    await expect(dialog.get_by_role("button", name="Dismiss")).to_have_count(0)
 
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
@@ -82,7 +86,7 @@ async def test_the_keyboard_is_enough(visit: Visit, offline: Server) -> None:
     await page.keyboard.press("Tab")
     await expect(page.get_by_role("button", name="Go to the question")).to_be_in_viewport()
     await page.keyboard.press("Enter")
-    await page.keyboard.type("What does k1 do in BM25?")
+    await page.keyboard.type(QUESTION)
     await page.keyboard.press("Enter")
     turn = page.locator(".turn")
     await expect(turn.get_by_role("button", name="Copy the answer")).to_be_visible()
@@ -100,6 +104,20 @@ async def test_the_keyboard_is_enough(visit: Visit, offline: Server) -> None:
     await page.keyboard.press("Enter")
     await expect(source).to_be_hidden()
     await expect(turn.locator(".chip")).to_be_focused()
+
+
+@pytest.mark.parametrize("options", [{"viewport": {"width": 1280, "height": 620}}, PHONE], ids=["wide", "phone"])
+async def test_a_form_opens_clear_of_the_composer(visit: Visit, offline: Server, options: dict[str, Any]) -> None:
+    """What is below the last answer is seen, whole, without scrolling."""
+    page = await visit(offline, reduced_motion="reduce", **options)
+    await answered(page)
+    turn = await answered(page)
+    await page.evaluate("document.querySelector('.turn:last-child .actions').scrollIntoView({ block: 'end' })")
+    await turn.get_by_role("button", name="Bad answer").click()
+    field, send = turn.get_by_label("What was wrong with it?"), turn.get_by_role("button", name="Send")
+    await expect(field).to_be_focused()
+    assert await send.evaluate(BOTTOM) <= await page.locator("#composer").evaluate(TOP)
+    assert await field.evaluate(TOP) >= await page.locator("header").evaluate(BOTTOM)
 
 
 async def test_a_line_break_is_no_question(visit: Visit, offline: Server) -> None:

@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.actions import CITED, ask
+from tests.browser.actions import CITED, QUESTION, ask
 from tests.browser.conftest import Server, Visit
 from tests.provider import Provider, Reply
 
@@ -95,7 +95,7 @@ async def blank(browser: Browser, servers: dict[str, Server]) -> Page:
     return page
 
 
-async def test_hostile_shownis_inert(blank: Page) -> None:
+async def test_hostile_text_is_inert(blank: Page) -> None:
     """No element but those of the subset, no handler, no address but http, https and mailto; hosts are shown."""
     made: dict[str, Any] = await blank.evaluate(INERT, HOSTILE)
     assert set(made["names"]) <= ALLOWED
@@ -113,7 +113,7 @@ async def test_a_hostile_answer_changes_nothing_on_the_page(visit: Visit, online
     """The same through the whole application, streamed; the page would report a violation or a foreign request."""
     provider.always(Reply(f"{CITED}\n\n{HOSTILE}"))
     page = await visit(online)
-    turn = await ask(page, "What does k1 do in BM25? <img src=x onerror=window.hacked=1>")
+    turn = await ask(page, f"{QUESTION} <img src=x onerror=window.hacked=1>")
     await expect(turn.get_by_role("list", name="Sources")).to_be_visible()
     await expect(turn.locator("h2")).to_contain_text("<img src=x")
     await page.reload()
@@ -131,7 +131,7 @@ async def test_a_hostile_answer_changes_nothing_on_the_page(visit: Visit, online
         ("# A *heading*", "<strong>A <em>heading</em></strong>"),
     ],
 )
-async def test_shownis_marked_up(blank: Page, text: str, shown: str) -> None:
+async def test_text_is_marked_up(blank: Page, text: str, shown: str) -> None:
     """Emphasis, code, headings and citations."""
     assert await blank.evaluate(SHOWN, text) == f'<p dir="auto">{shown}</p>'
 
@@ -154,14 +154,14 @@ async def test_blocks_are_marked_up(blank: Page, text: str, shown: str) -> None:
     "text",
     ["*" * 60_000, "[" * 60_000, "- " * 9_000 + "x", "\n".join(" " * n + "- x" for n in range(120)), "_a" * 9_000],
 )
-async def test_no_shownis_too_much(blank: Page, text: str) -> None:
+async def test_no_text_is_too_much(blank: Page, text: str) -> None:
     """What is nested without end, or never closed, is shown in a moment, at a depth that a screen can show."""
     assert await blank.evaluate(DEPTH, text) <= DEEPEST
 
 
 @hypothesis_settings(max_examples=40)
 @given(text=MARKDOWN)
-async def test_a_shownthat_grows_ends_as_if_it_had_come_at_once(blank: Page, text: str) -> None:
+async def test_a_text_that_grows_ends_as_if_it_had_come_at_once(blank: Page, text: str) -> None:
     """Whatever was drawn in between leaves no trace."""
     grown, whole = await blank.evaluate(GROWS, text)
     assert grown == whole

@@ -68,6 +68,16 @@ async def test_a_conversation_is_its_answers_in_order(client: httpx.AsyncClient)
     assert read["updated_at"] > read["created_at"]
 
 
+async def test_what_was_thought_of_an_answer_is_read_with_it(client: httpx.AsyncClient) -> None:
+    """Rating and words, so that whoever opens the conversation again can go on with them."""
+    conversation = await begin(client)
+    answer = await ask(client, conversation)
+    opinion = {"rating": "down", "comment": "Too long.", "correction": "6650"}
+    await client.post("/v1/feedback", json=opinion | {"answer_id": answer["id"]})
+    read = (await client.get(f"/v1/conversations/{conversation}")).json()
+    assert [one["feedback"] for one in read["answers"]] == [opinion]
+
+
 async def test_a_question_goes_back_to_the_newest_before_it(client: httpx.AsyncClient) -> None:
     """Which is read with it, and not the first one."""
     conversation = await begin(client)

@@ -66,14 +66,15 @@ async def test_an_answer_is_rated_and_rated_again(client: httpx.AsyncClient) -> 
 
 
 async def test_a_conversation_shows_what_was_thought_of_its_answers(client: httpx.AsyncClient) -> None:
-    """Up, down or nothing yet."""
+    """Up, down or nothing yet, with the words."""
     conversation = (await client.post("/v1/conversations")).json()["id"]
     for rating in ("up", "down", None):
         answer = await ask(client, conversation_id=conversation)
         if rating:
             await rate(client, answer, rating=rating)
     read = (await client.get(f"/v1/conversations/{conversation}")).json()
-    assert [answer["feedback"] for answer in read["answers"]] == ["up", "down", None]
+    told = [{"rating": rating, "comment": "", "correction": ""} for rating in ("up", "down")]
+    assert [answer["feedback"] for answer in read["answers"]] == [*told, None]
 
 
 async def test_feedback_is_paged_newest_first(client: httpx.AsyncClient) -> None:

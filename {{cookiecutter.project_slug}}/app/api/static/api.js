@@ -21,6 +21,9 @@ export class ApiError extends Error {
 /** The server did not answer at all. */
 export class Unreachable extends Error {}
 
+const REFUSED = "That key was not accepted. It may be mistyped, revoked or expired.";
+const NEEDED = "Only those with a key can use this. Ask whoever runs it.";
+
 /** @type {(reason: string) => Promise<boolean>} */
 let askForKey = async () => false;
 /** @type {Promise<boolean> | null} */
@@ -28,7 +31,7 @@ let asking = null;
 let declined = 0; // when, in milliseconds since the page was opened
 
 /**
- * Say who asks the person for a key: it gets the server's reason, and gives whether there is a new one.
+ * Say who asks the person for a key: it gets the reason, and gives whether there is a new one.
  * @param {(reason: string) => Promise<boolean>} ask
  */
 export function onKeyNeeded(ask) {
@@ -58,7 +61,7 @@ function authorization() {
 async function otherKey(refused, started, error) {
   if (error.status !== 401 || started < declined) return false;
   if (key() !== refused) return true;
-  asking ??= askForKey(error.message).finally(() => (asking = null));
+  asking ??= askForKey(refused ? REFUSED : NEEDED).finally(() => (asking = null));
   const given = await asking;
   if (!given) declined = performance.now();
   return given;

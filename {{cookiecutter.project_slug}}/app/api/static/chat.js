@@ -5,7 +5,7 @@ import { backOnline } from "./connection.js";
 import { byId } from "./dom.js";
 import { events } from "./stream.js";
 import { Turn } from "./turn.js";
-import { inWords } from "./words.js";
+import { inWords, needsOtherWords } from "./words.js";
 
 const DRAFT = "draft";
 const NEAR_THE_END = 80; // pixels
@@ -93,12 +93,33 @@ async function answer(turn) {
     await untilAnswered(turn, abort.signal);
     if (!field.value) sessionStorage.removeItem(DRAFT);
   } catch (error) {
-    turn.fail(abort.signal.aborted ? "Stopped." : inWords(error), () => answer(turn));
+    end(turn, abort.signal.aborted, error);
   } finally {
     if (running === abort) running = null;
     busy(running !== null);
     follow();
   }
+}
+
+/**
+ * Say why a turn has no answer, and offer what can help.
+ * @param {Turn} turn
+ * @param {boolean} stopped
+ * @param {unknown} error
+ */
+function end(turn, stopped, error) {
+  const again = () => answer(turn);
+  if (stopped) turn.stop(again);
+  else if (needsOtherWords(error)) turn.fail(inWords(error), () => putBack(turn.question), "Change the question");
+  else turn.fail(inWords(error), again);
+}
+
+/** @param {string} question to be written differently, beside what was written since */
+function putBack(question) {
+  if (!field.value.includes(question)) field.value = [question, field.value].filter(Boolean).join("\n\n");
+  sessionStorage.setItem(DRAFT, field.value);
+  field.focus();
+  follow(true); // the field has grown over the reason
 }
 
 /**

@@ -1,13 +1,14 @@
 // The list of conversations, and the address that says which one is open: #/c/ID, or #/ for a new one.
 
-import { Unreachable, call } from "./api.js";
+import { ApiError, Unreachable, call } from "./api.js";
 import { openConversation, showConversation } from "./chat.js";
 import { backOnline } from "./connection.js";
 import { byId, deleteButton, el } from "./dom.js";
-import { showProblem } from "./words.js";
+import { showProblem, tellProblem } from "./words.js";
 
 const PAGE = 30;
 const UNTITLED = "New conversation";
+const GONE = "This conversation was deleted, or belongs to somebody else.";
 
 /** @type {{id: string, title: string}[]} */
 let listed = [];
@@ -26,14 +27,13 @@ export async function startConversations(onEmpty) {
 
 /** Read the list again: a title is new, or the order. */
 export async function refresh() {
-  listed = [];
   await load();
 }
 
 /** @param {string} [after] */
 async function load(after) {
   const { data, has_more } = await call("GET", `v1/conversations?limit=${PAGE}${after ? `&after=${after}` : ""}`);
-  listed = [...listed, ...data];
+  listed = after ? [...listed, ...data] : data;
   byId("more-conversations").hidden = !has_more;
   draw();
 }
@@ -42,6 +42,7 @@ async function openFromAddress() {
   const id = addressed();
   if (id && id === openConversation()) return;
   byId("problem").hidden = true;
+  let canAsk = true;
   try {
     const opened = id ? await call("GET", `v1/conversations/${id}`) : null;
     if (id !== addressed()) return; // somebody was faster
@@ -52,11 +53,18 @@ async function openFromAddress() {
       return openFromAddress();
     }
     showConversation(null);
-    showProblem(error);
+    canAsk = isGone(error);
+    if (canAsk) tellProblem(GONE);
+    else showProblem(error);
   }
-  byId("welcome").hidden = byId("turns").childElementCount > 0 || !byId("problem").hidden;
+  byId("welcome").hidden = byId("turns").childElementCount > 0 || !canAsk;
   if (!byId("welcome").hidden) welcome();
   draw();
+}
+
+/** @param {unknown} error that came of an address: 422 is for one that was never given out */
+function isGone(error) {
+  return error instanceof ApiError && [404, 422].includes(error.status);
 }
 
 function addressed() {

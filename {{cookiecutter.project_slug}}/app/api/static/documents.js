@@ -12,6 +12,9 @@ const POLL_MS = 500;
 /** @type {Record<string, string>} */
 const OUTCOMES = { added: "Added", changed: "Replaced", unchanged: "Was stored already" };
 
+// Another try would end as this one did.
+const HOPELESS = new Set(["invalid_input", "unsupported_document", "document_too_large", "forbidden"]);
+
 let mostBytes = Infinity;
 let lastId = "";
 let shown = ""; // what is listed, as text
@@ -68,17 +71,21 @@ function open() {
   earlierUploads();
 }
 
-/** Show once what an earlier visit left; where that fails, the list below says what is wrong. */
+/** Show once what an earlier visit left; where that fails, the list below says what is wrong, and it is tried again. */
 function earlierUploads() {
-  return (earlier ??= loadUploads().catch(() => {}));
+  return (earlier ??= loadUploads().catch(() => {
+    earlier = null;
+  }));
 }
 
-/** Those that are not done. */
+/** Those that are not done. A file that was sent from this page is listed, and has taken the place of its namesake. */
 async function loadUploads() {
   const { data } = await call("GET", `v1/uploads?limit=${PAGE}`);
+  const listed = new Set([...byId("uploads").children].map(({ dataset }) => dataset.name));
   for (const stored of data) {
-    if (stored.status === "done") continue;
-    const upload = new Upload(stored.source.replace("upload/", ""), () => call("POST", `v1/uploads/${stored.id}/retry`));
+    const name = stored.source.replace("upload/", "");
+    if (stored.status === "done" || listed.has(name)) continue;
+    const upload = new Upload(name, () => call("POST", `v1/uploads/${stored.id}/retry`));
     byId("uploads").append(upload.element);
     upload.follow(Promise.resolve(stored));
   }
@@ -141,7 +148,8 @@ class Upload {
       el("button", { type: "button", class: "quiet", hidden: true, onclick }, text);
     this.again = button("Try again", () => this.follow(again()));
     this.no = button("Dismiss", () => this.dismiss());
-    this.element = el("li", {}, el("span", { class: "place" }, name, this.state), this.again, this.no, this.bar);
+    const text = el("span", { class: "place" }, name, this.state);
+    this.element = el("li", { "data-name": name }, text, this.again, this.no, this.bar);
   }
 
   /**
@@ -156,9 +164,9 @@ class Upload {
     try {
       const ended = await this.ended(await queued);
       if (ended.status === "done") this.succeed(ended);
-      else this.fail(ended.error?.message ?? "It could not be read.");
+      else this.fail(ended.error?.message ?? "It could not be read.", !HOPELESS.has(ended.error?.code));
     } catch (error) {
-      this.fail(inWords(error));
+      this.fail(inWords(error), !(error instanceof ApiError && HOPELESS.has(error.code)));
     }
   }
 
@@ -211,7 +219,7 @@ class Upload {
     this.again.hidden = !hope;
     this.no.hidden = false;
     this.element.classList.add("error");
-    this.state.textContent = why;
+    this.state.textContent = why.replaceAll(`upload/${this.name}`, this.name);
   }
 
   /** The server keeps what failed, for another try; it need not. */

@@ -5,6 +5,7 @@ import { Citations } from "./citations.js";
 import { el, icon, iconButton } from "./dom.js";
 import { feedback } from "./feedback.js";
 import { LiveMarkdown } from "./markdown.js";
+import { whyNone } from "./words.js";
 
 const COPIED_MS = 2_000;
 let turns = 0;
@@ -33,7 +34,7 @@ export class Turn {
     this.#text = "";
     this.#sentences = new Sentences();
     this.markdown.show("");
-    this.element.classList.remove("failed", "abstained");
+    this.element.classList.remove("failed", "stopped", "abstained");
     this.body.setAttribute("aria-busy", "true");
     this.foot.replaceChildren(el("p", { class: "waiting" }, what));
   }
@@ -66,7 +67,12 @@ export class Turn {
     this.markdown.show(answer.text);
     this.#citations.label(this.body);
     this.element.classList.toggle("abstained", answer.abstained);
-    const notices = [answer.abstained ? answer.reason : "", answer.notice].filter(Boolean);
+    const searched = answer.standalone && answer.standalone !== answer.question;
+    const notices = [
+      answer.abstained ? whyNone(answer.reason) : "",
+      searched ? `Searched for: ${answer.standalone}` : "",
+      answer.notice,
+    ].filter(Boolean);
     this.foot.replaceChildren(this.#citations.list() ?? "", ...notices.map(notice), ...this.#actions(answer));
   }
 
@@ -76,19 +82,29 @@ export class Turn {
    */
   announce(answer) {
     this.#sentences.end(answer.text);
-    say(answer.abstained ? answer.reason : `The answer is whole. It has ${answer.citations.length} citations.`);
+    say(answer.abstained ? whyNone(answer.reason) : `The answer is whole. It has ${answer.citations.length} citations.`);
+  }
+
+  /**
+   * Whoever asked stopped it, which is no error.
+   * @param {() => void} again
+   */
+  stop(again) {
+    this.element.classList.add("stopped");
+    this.fail("Stopped.", again);
   }
 
   /**
    * It ended without an answer; what came so far stays, and is no answer.
    * @param {string} why
-   * @param {() => void} again
+   * @param {() => void} next
+   * @param {string} [what] the next thing to do is
    */
-  fail(why, again) {
+  fail(why, next, what = "Ask again") {
     this.#rest();
     this.markdown.show(this.#text);
     this.element.classList.add("failed");
-    const button = el("button", { type: "button", class: "button", onclick: again }, icon("again"), "Ask again");
+    const button = el("button", { type: "button", class: "button", onclick: next }, icon("again"), what);
     this.foot.replaceChildren(notice(why), button);
     say(why);
   }

@@ -4,6 +4,8 @@ import { ApiError, Unreachable } from "./api.js";
 import { byId } from "./dom.js";
 
 const MINUTE = 60;
+// Only another question can have an answer.
+const OTHER_WORDS = new Set(["invalid_input", "context_too_long", "content_filtered"]);
 
 /**
  * @param {unknown} error
@@ -14,12 +16,27 @@ export function inWords(error) {
   if (!(error instanceof ApiError)) return "The connection broke before the answer was whole. Ask again.";
   const { status, code, message, retryAfter, requestId } = error;
   if (status === 401) return "The server asks for an API key. Ask again to give one.";
-  if (status === 403) return `This API key may not do that: ${message}.`;
+  if (status === 403) return `${sentence(message)} Ask whoever runs this for another key.`;
   if (code === "no_documents") return "There is nothing to answer from yet: add a document first.";
   if (status === 429 || status === 503) return `${sentence(message)} ${comeBack(retryAfter)}`;
-  if (status < 500) return sentence(message);
+  if (status < 500 || needsOtherWords(error)) return sentence(message);
   const report = requestId ? ` If it happens again, report the request ${requestId}.` : "";
   return `${sentence(message)} Ask again.${report}`;
+}
+
+/** @param {unknown} error after a question */
+export function needsOtherWords(error) {
+  return error instanceof ApiError && OTHER_WORDS.has(error.code);
+}
+
+/**
+ * Why there is no answer; the figures in it are for whoever sets the threshold.
+ * @param {string} reason as the API gives it
+ */
+export function whyNone(reason) {
+  if (reason.includes("ABSTAIN_BELOW")) return "No sentence of the documents fits the question well enough.";
+  if (reason.startsWith("No citation holds")) return "What was written cannot be found in the documents.";
+  return reason;
 }
 
 /**
@@ -27,7 +44,12 @@ export function inWords(error) {
  * @param {unknown} error
  */
 export function showProblem(error) {
-  byId("problem").textContent = inWords(error);
+  tellProblem(inWords(error));
+}
+
+/** @param {string} text */
+export function tellProblem(text) {
+  byId("problem").textContent = text;
   byId("problem").hidden = false;
 }
 
