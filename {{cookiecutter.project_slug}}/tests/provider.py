@@ -29,7 +29,7 @@ MODEL = "gpt-4o"  # whatever was asked for: who goes by it takes the wrong price
 DIMENSIONS = 4
 FRAGMENT_CHARACTERS = 5
 KEPT_CALLS = 1_000
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60  # a process that has to load litellm first needs ten of them on a busy machine
 
 Usage = Mapping[str, Any]
 

@@ -141,9 +141,11 @@ def test_a_killed_run_pays_for_no_answer_twice(
     environment = os.environ | {"DATABASE_URL": migrated_url, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "app", *EVAL, "--concurrency", "2"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as process:
-        with asked._changed:
-            assert asked._changed.wait_for(lambda: asked.count.calls == 7, PATIENCE_SECONDS), asked.count
-        process.kill()
+        try:
+            with asked._changed:
+                assert asked._changed.wait_for(lambda: asked.count.calls == 7, PATIENCE_SECONDS), asked.count
+        finally:
+            process.kill()
     assert unfinished() == [5]
     asked.always(CITING)
     ended = evals(*EVAL)

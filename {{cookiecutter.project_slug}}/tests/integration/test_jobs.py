@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -479,9 +479,14 @@ async def test_what_a_killed_worker_left_is_done_by_another(
         "EMBEDDING_API_BASE": double.url,
     }
 
-    def app_worker() -> subprocess.Popen[str]:
+    @contextmanager
+    def app_worker() -> Iterator[subprocess.Popen[str]]:
         command = [sys.executable, "-m", "app", "worker", "--concurrency", "1"]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()  # or a test that fails would wait for it for ever
 
     double.always(Hang())
     upload_id = await sent(parts)
