@@ -70,7 +70,7 @@ async def retry_upload(upload_id: UUID, work: FromWork, response: Response) -> U
     return await accepted(work, stored, response)
 
 
-@router.delete("/{upload_id}", status_code=204, dependencies=[needs("documents:write")])
+@router.delete("/{upload_id}", status_code=204, dependencies=[needs("documents:write")], responses={409: {}})
 async def delete_upload(upload_id: UUID, work: FromWork) -> None:
     """Forget an upload and the file that was sent; what it put into the index stays. 409 while it is being read."""
     async with work.database.transaction() as connection:
