@@ -8,8 +8,8 @@ jobs, which have their time. Signals count from the first moment to the last: wh
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -70,9 +70,10 @@ class Server(uvicorn.Server):
             for sign, handler in before.items():
                 signal.signal(sign, handler)
 
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # a generator, in uvicorn
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
         """Leave them as they are."""
-        return nullcontext()
+        yield
 
     def handle_exit(self, _: int, __: FrameType | None) -> None:
         """Count it: Python calls this between any two instructions."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from procrastinate.worker import Worker
 
 log = structlog.get_logger(__name__)
-BEGINNING_SECONDS = 0.05
 RESTART_SECONDS = 5.0
 LOOK_SECONDS = 5.0  # new jobs are told of at once; this is for those that waited for their time
 
@@ -69,10 +68,8 @@ async def _work(parts: Parts, concurrency: int, stopping: asyncio.Event) -> None
     while concurrency and not stopping.is_set():
         worker = _worker(parts, concurrency)
         running = asyncio.create_task(worker.run())  # type: ignore[no-untyped-call]  # without a return type
+        # It forgets a stop that comes before its first step, which it has made by the time that this returns.
         await asyncio.wait([running, told], return_when=asyncio.FIRST_COMPLETED)
-        # It forgets a stop that comes before it has begun; and to cancel it then may be lost in its pool.
-        while worker.run_task is None and not running.done():  # noqa: ASYNC110  # it tells nobody when it begins
-            await asyncio.sleep(BEGINNING_SECONDS)
         if stopping.is_set():
             worker.stop()  # type: ignore[no-untyped-call]  # as above
         try:
