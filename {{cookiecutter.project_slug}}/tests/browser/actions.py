@@ -14,8 +14,8 @@ expect.set_options(timeout=15_000)
 
 async def ask(page: Page, question: str = QUESTION) -> Locator:
     """Type a question and send it; give its turn, which is not answered yet."""
+    await page.get_by_role("textbox", name="Your question").fill(question)  # when it is clear what it goes on with
     before = await page.locator(".turn").count()
-    await page.get_by_role("textbox", name="Your question").fill(question)
     await page.keyboard.press("Enter")
     return page.locator(".turn").nth(before)
 

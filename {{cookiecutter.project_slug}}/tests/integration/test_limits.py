@@ -229,6 +229,16 @@ def test_durations_are_written_as_openai_writes_them(seconds: float, written: st
     assert _duration(seconds) == written
 
 
+async def test_an_answer_that_is_kept_counts_as_well(settings: Settings, database: Database) -> None:
+    """A request that is sent again with its Idempotency-Key is told what is left, and is refused over the limit."""
+    headers = bearer(await make_key(database)) | {"Idempotency-Key": "one"}
+    async with in_process(with_keys(settings, key_requests_per_minute=2)) as client:
+        responses = [await client.post("/v1/conversations", headers=headers) for _ in range(3)]
+    assert [response.status_code for response in responses] == [201, 201, 429]
+    assert responses[1].headers["idempotent-replayed"] == "true"
+    assert [response.headers["x-ratelimit-remaining-requests"] for response in responses] == ["1", "0", "0"]
+
+
 async def test_nobody_in_particular_has_no_limits(settings: Settings, database: Database) -> None:
     """Without keys nothing is counted, and nothing is written."""
     changes = {"key_requests_per_minute": 1, "tenant_requests_per_minute": 1, "worker_concurrency": 0}
@@ -334,6 +344,26 @@ async def test_streams_at_a_time(online: Settings, database: Database, provider:
     assert refused.headers["retry-after"] == "1"
     assert "x-ratelimit-limit-requests" in refused.headers
     assert provider.count.calls == 4
+
+
+async def test_a_stream_makes_room_before_its_end_is_told(settings: Settings, database: Database) -> None:
+    """Who has heard the end may open the next one at once."""
+    held: list[int] = []
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_body() -> Message:
+            return {"type": "http.request", "body": b'{"stream": true}'}
+
+        async def send_and_look(message: Message) -> None:
+            held.append(await count(database, "stream_leases"))
+            await send(message)
+
+        await one_stream(Request(scope, receive_body))
+        await answer_nothing(scope, receive, send_and_look)
+        held.append(await count(database, "stream_leases"))
+
+    assert await through(database, settings.model_copy(update={"key_streams": 1}), Caller(key_id="a"), stream)
+    assert held == [1, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import uvicorn
 from sqlalchemy import text
 from starlette.types import Receive, Scope, Send
 
+from app.api.main import create_app
 from app.api.serving import Server, _bound, _url, serve
 from app.api.stopping import Stopping
 from app.db.engine import Database
@@ -154,6 +155,13 @@ async def until(happened: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def until_workers(owner: Database, count: int) -> None:
+    """So many workers are at the queue."""
+    async with asyncio.timeout(PATIENCE_SECONDS), owner.engine.begin() as connection:
+        while await connection.scalar(text("SELECT count(*) FROM jobs.procrastinate_workers")) != count:
+            await asyncio.sleep(0.05)
+
+
 class Work:
     """A server in this process, without an application, and one request to it."""
 
@@ -209,6 +217,36 @@ async def test_the_whole_of_it_starts_and_ends_in_a_loop(settings: Settings, dat
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(serving, PATIENCE_SECONDS)
     assert asyncio.all_tasks() == before
+
+
+async def test_the_worker_takes_no_job_from_the_first_signal_on(settings: Settings, owner: Database) -> None:
+    """It leaves the queue while open streams still have their time."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        await until_workers(owner, 1)
+        app.state.stopping.begin()
+        await until_workers(owner, 0)
+
+
+@pytest.mark.usefixtures("database")
+async def test_what_is_open_keeps_its_database_to_the_end(settings: Settings) -> None:
+    """The application waits for work that is tidied up after the server stopped waiting, and closes then."""
+    app = create_app(settings.model_copy(update={"worker_concurrency": 0}))
+
+    async def work() -> int:
+        async with app.state.stopping.limited(PATIENCE_SECONDS):
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await asyncio.sleep(0.2)
+            async with app.state.services.database.transaction() as connection:
+                return int(await connection.scalar(text("SELECT 1")) or 0)
+
+    async with app.router.lifespan_context(app):
+        working = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        working.cancel()
+    assert working.done()
+    assert await working == 1
 
 
 async def test_a_second_signal_kills_nothing(
