@@ -9,8 +9,8 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.db import conversations
-from app.db.answers import read_rated, save_answer
+from app.db import answers, conversations
+from app.db.answers import read_rated, read_turns, save_answer
 from app.db.conversations import LONGEST_TITLE
 from app.db.engine import Database, connect
 from app.errors import NotFound
@@ -66,6 +66,23 @@ async def test_a_conversation_is_its_answers_in_order(client: httpx.AsyncClient)
     assert read["answers"] == [answer | {"feedback": None} for answer in given]
     assert (read["id"], read["title"]) == (conversation, QUESTION)
     assert read["updated_at"] > read["created_at"]
+
+
+async def test_of_a_long_conversation_the_newest_answers_are_read(
+    client: httpx.AsyncClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bound on what is shown, and on the turns that a question is read with; oldest first in both."""
+    conversation = await begin(client)
+    questions = [f"{QUESTION} Once more, the {n}. time." for n in range(4)]
+    for question in questions:
+        await ask(client, conversation, question)
+    monkeypatch.setattr(answers, "MOST_ANSWERS", 3)
+    monkeypatch.setattr(answers, "MOST_TURNS", 2)
+    read = (await client.get(f"/v1/conversations/{conversation}")).json()
+    assert [answer["question"] for answer in read["answers"]] == questions[1:]
+    async with database.transaction() as connection:
+        turns = await read_turns(connection, "default", conversation)
+    assert [turn.question for turn in turns] == questions[2:]
 
 
 async def test_what_was_thought_of_an_answer_is_read_with_it(client: httpx.AsyncClient) -> None:

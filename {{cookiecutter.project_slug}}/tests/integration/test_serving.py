@@ -134,6 +134,17 @@ async def test_a_probe_is_answered_while_large_bodies_are_checked(
     assert max(waits) < 5, "probes wait for 5 seconds and longer; on an idle machine it is a fraction of one"
 
 
+@pytest.mark.parametrize(("proxy", "status"), [("127.0.0.1", 401), ("203.0.113.9", 200)])
+async def test_a_proxy_that_is_named_is_believed(
+    migrated_url: str, database: Database, tmp_path: Path, proxy: str, status: int
+) -> None:
+    """FORWARDED_ALLOW_IPS says whose word counts for who asks: another machine needs a key, and this one does not."""
+    assert database
+    async with serving(migrated_url, tmp_path, FORWARDED_ALLOW_IPS=proxy) as (_, client):
+        response = await client.get("/v1/documents", headers={"X-Forwarded-For": "203.0.113.7"})
+    assert response.status_code == status
+
+
 async def test_it_tells_which_models_are_asked_in_which_order(
     migrated_url: str, database: Database, provider: Provider, tmp_path: Path
 ) -> None:
