@@ -24,10 +24,11 @@ class Queue:
 
     app: "App"
 
-    async def put(self, task: str, *, lock: str, once: str, **ids: str) -> None:
-        """Have `task` done with these ids; jobs of one `lock` are done one by one, in this order.
+    async def put(self, task: str, *, lock: str, once: str, priority: int = 0, **ids: str) -> None:
+        """Have `task` done with these ids; jobs of one `lock` are done one by one.
 
-        Of jobs with the same `once` at most one waits: then this puts no other.
+        The highest `priority` comes first, and among equals the one that was put first. Of jobs with the same `once`
+        at most one waits: then this puts no other.
 
         Raises:
             DatabaseUnavailable: the queue cannot be reached.
@@ -36,7 +37,7 @@ class Queue:
         from procrastinate.exceptions import AlreadyEnqueued, ConnectorException  # noqa: PLC0415  # see above
 
         try:
-            await self.app.configure_task(task, lock=lock, queueing_lock=once).defer_async(**ids)
+            await self.app.configure_task(task, lock=lock, queueing_lock=once, priority=priority).defer_async(**ids)
         except AlreadyEnqueued:
             pass
         except ConnectorException as error:

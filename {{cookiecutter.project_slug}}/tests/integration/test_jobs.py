@@ -107,7 +107,7 @@ async def stored(
 async def sent(parts: Parts, name: str = "note.md", data: bytes = NOTE) -> str:
     """An upload with its job."""
     upload_id = await stored(parts, name, data)
-    await put_upload(parts.queue, parts.database.tenant, upload_id, f"upload/{name}")
+    await put_upload(parts.queue, parts.database.tenant, upload_id, f"upload/{name}", before=0)
     return upload_id
 
 
@@ -174,7 +174,7 @@ async def test_after_some_attempts_it_is_set_aside_until_somebody_starts_it_agai
         async with parts.database.transaction() as connection:
             again = await restart_upload(connection, parts.database.tenant, OWNER, upload_id)
         assert (again.status, again.attempts, again.error) == ("queued", 0, "")
-        await put_upload(parts.queue, parts.database.tenant, upload_id, again.source)
+        await put_upload(parts.queue, parts.database.tenant, upload_id, again.source, before=0)
         assert (await ended(parts, upload_id)).attempts == 1
     async with parts.database.transaction() as connection:
         with pytest.raises(Conflict, match="done and has not failed"):

@@ -209,6 +209,22 @@ async def test_what_waits_may_fill_only_so_much(settings: Settings, database: Da
         assert sent.status_code == 202
 
 
+async def test_every_tenants_first_upload_comes_before_anybodys_second(settings: Settings, database: Database) -> None:
+    """Whoever sends many files does not hold up who sends one."""
+    many, few = [bearer(await make_key(database, tenant=tenant)) for tenant in ("many", "few")]
+    async with in_process(with_keys(settings)) as client:
+        for headers, name in ((many, "1.md"), (many, "2.md"), (many, "3.md"), (few, "a.md"), (few, "b.md")):
+            sent = await client.post("/v1/documents", files={"file": (name, NOTE)}, headers=headers)
+            assert sent.status_code == 202
+    done: list[str] = []
+    async with in_process(with_keys(settings, worker_concurrency=1)), database.across_tenants() as connection:
+        while len(done) < 5:
+            done = list(
+                await connection.scalars(text("SELECT source FROM uploads WHERE status = 'done' ORDER BY updated_at"))
+            )
+    assert done == [f"upload/{name}.md" for name in "1a2b3"]
+
+
 async def test_each_owner_sees_its_own_uploads(settings: Settings, database: Database) -> None:
     """Those of another key of the same tenant are not there; the documents are the tenant's."""
     async with in_process(with_keys(settings, worker_concurrency=2)) as client:
