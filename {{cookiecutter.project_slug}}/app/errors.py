@@ -117,6 +117,8 @@ class NotFound(AppError):
 class ModelNotFound(NotFound):
     """There is no such model here: GET /v1/models lists them."""
 
+    param = "model"
+
 
 class InvalidApiKey(AppError):
     """This needs a valid API key: `Authorization: Bearer KEY`."""

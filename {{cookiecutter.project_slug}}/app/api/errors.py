@@ -17,6 +17,7 @@ from app.errors import AppError, BudgetExceeded, InvalidApiKey, ProviderRejected
 
 log = structlog.get_logger(__name__)
 CLIENT_ERRORS = range(400, 500)
+IN_VAIN = (BudgetExceeded, ProviderRejected)  # is another try soon
 WORTH_A_LOOK = (BudgetExceeded, RequestRejected)  # though they are the client's
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 
@@ -67,8 +68,8 @@ def response_to(error: Exception) -> JSONResponse:
     headers = {} if wait is None else {"Retry-After": str(max(1, math.ceil(wait)))}
     if isinstance(error, InvalidApiKey):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, ProviderRejected):
-        headers["X-Should-Retry"] = "false"  # OpenAI's clients try a 502 twice more otherwise
+    if isinstance(error, IN_VAIN):
+        headers["X-Should-Retry"] = "false"  # OpenAI's clients try twice more otherwise
     return JSONResponse(public(error), error.status if isinstance(error, AppError) else 500, headers)
 
 

@@ -90,6 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _add_middleware(app: FastAPI, settings: Settings, stopping: Stopping) -> None:
     """The innermost first: each stands around those before it."""
     app.add_middleware(Idempotency, settings=settings)
+    app.add_middleware(AnswerErrors)  # so that they, too, tell what is left
     app.add_middleware(RateLimits)
     app.add_middleware(Authenticate)
     app.add_middleware(TimeLimit, settings=settings, stopping=stopping)
@@ -102,7 +103,7 @@ def _add_middleware(app: FastAPI, settings: Settings, stopping: Stopping) -> Non
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
+            allow_headers=["*"],  # OpenAI's client sends a dozen of its own; a page that is named may send any
             expose_headers=["X-Request-ID", "Retry-After", "Idempotent-Replayed", "Location", *RATE_HEADERS],
         )
     app.add_middleware(ResponseHeaders, production=settings.environment == "production")

@@ -123,12 +123,6 @@ async def list_uploads(
     return [StoredUpload(*row) for row in rows]
 
 
-async def count_before(connection: AsyncConnection, tenant: str, stored: StoredUpload) -> int:
-    """How many others of the tenant are to be read, or are being read, now."""
-    others = select(func.count()).where(ROW.tenant == tenant, ROW.status.in_(OPEN), ROW.id != stored.id)
-    return int(await connection.scalar(others) or 0)
-
-
 async def restart_upload(connection: AsyncConnection, tenant: str, owner: str, upload_id: str) -> StoredUpload:
     """Put one that failed at the beginning again.
 

@@ -30,6 +30,10 @@ CHOICE = (
     " EMBEDDING_MODEL=offline/minilm, or run `uv sync --extra static`, which builds it and needs a C compiler"
 )
 ABSTENTION = "NOT IN THE DOCUMENTS"
+NOTHING_TO_QUOTE = (
+    "This is the offline model, which can only quote documents, and it was given none: ask the model `documents`,"
+    " or set CHAT_MODEL to a language model."
+)
 # How a sentence's score is made up: round numbers chosen by hand, see docs/howto/tune-abstention.md.
 IN_SENTENCE, IN_PASSAGE, IN_MEANING, IN_RANK = 0.3, 0.3, 0.4, 0.1
 UNKNOWN_NAME, NO_FIGURE = 0.2, 0.1
@@ -77,8 +81,10 @@ class Candidate:
 
 
 def extract(messages: Sequence[Message], *, abstain_below: float) -> str:
-    """Answer the fenced question with sentences of the fenced passages, each with its marker."""
+    """Answer the fenced question with sentences of the fenced passages, each with its marker; without any, say so."""
     question, passages = read_fences(messages)
+    if not (question or passages):
+        return NOTHING_TO_QUOTE
     ranked = rank(question, passages)
     if not ranked or ranked[0].score < abstain_below:
         return ABSTENTION

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 4  # of one process, beside the database's own, and one more that a worker listens on
 WAIT_SECONDS = 10  # for one of them
+# Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996), where a job's tag is its priority, turned around: one
+# more than that of its tenant's last job, and no less than that of the job whose turn is next, or was last.
+TURN = """
+    SELECT coalesce(least(
+        coalesce(
+            max(priority) FILTER (WHERE status = 'todo' AND (scheduled_at IS NULL OR scheduled_at <= now())),
+            min(priority) FILTER (WHERE status = 'doing')
+        ),
+        min(priority) FILTER (WHERE args ->> 'tenant' = %(tenant)s) - 1
+    ), 0) AS priority
+    FROM procrastinate_jobs WHERE status IN ('todo', 'doing') AND args ->> 'tenant' IS NOT NULL
+"""
 
 
 @dataclass(frozen=True)
@@ -24,11 +36,11 @@ class Queue:
 
     app: "App"
 
-    async def put(self, task: str, *, lock: str, once: str, priority: int = 0, **ids: str) -> None:
+    async def put(self, task: str, *, lock: str, once: str, tenant: str, **ids: str) -> None:
         """Have `task` done with these ids; jobs of one `lock` are done one by one.
 
-        The highest `priority` comes first, and among equals the one that was put first. Of jobs with the same `once`
-        at most one waits: then this puts no other.
+        Tenants take turns, and the jobs of each are begun in this order. Of jobs with the same `once` at most one
+        waits: then this puts no other.
 
         Raises:
             DatabaseUnavailable: the queue cannot be reached.
@@ -37,7 +49,9 @@ class Queue:
         from procrastinate.exceptions import AlreadyEnqueued, ConnectorException  # noqa: PLC0415  # see above
 
         try:
-            await self.app.configure_task(task, lock=lock, queueing_lock=once, priority=priority).defer_async(**ids)
+            turn = await self.app.connector.execute_query_one_async(TURN, tenant=tenant)
+            job = self.app.configure_task(task, lock=lock, queueing_lock=once, priority=turn["priority"])
+            await job.defer_async(tenant=tenant, **ids)
         except AlreadyEnqueued:
             pass
         except ConnectorException as error:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 RESTART_SECONDS = 5.0
-LOOK_SECONDS = 5.0  # new jobs are told of at once; this is for those that waited for their time
+LOOK_SECONDS = 1.0  # new jobs are told of at once; this is for those that waited for their time, or for their lock
 
 
 @dataclass(frozen=True)

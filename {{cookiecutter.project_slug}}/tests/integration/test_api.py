@@ -105,7 +105,9 @@ async def test_the_server_may_stop_while_models_load(settings: Settings) -> None
     with litellm_adapter._loading:
         async with asyncio.timeout(PATIENCE_SECONDS) as patience, serving(settings) as client:
             assert (await client.get("/livez")).status_code == 200
+            probed = [(await client.head(path)).status_code for path in ("/livez", "/readyz")]
     assert not patience.expired()
+    assert probed == [200, 503], "monitors that send HEAD learn the same"
 
 
 async def test_readiness_names_a_missing_migration(
@@ -139,12 +141,14 @@ async def test_pages_of_other_origins_are_let_in_where_they_are_named(settings: 
     """CORS_ORIGINS names them; others, and everybody by default, get no permission. An error has it too."""
     assert database
     ours, theirs = ({"Origin": origin} for origin in ("https://app.example.com", "https://evil.example"))
-    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    sends = "authorization, idempotency-key, x-stainless-lang"
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": sends}
     for origins, allowed in (("", False), ("https://app.example.com, http://localhost:3000", True)):
         async with serving(settings.model_copy(update={"cors_origins": origins})) as client:
             seen = [await client.options("/v1/ask", headers=who | asks) for who in (ours, theirs)]
             seen += [await client.get("/v1/nothing", headers=who) for who in (ours, theirs)]
         assert ["access-control-allow-origin" in response.headers for response in seen] == [allowed, False] * 2
+        assert seen[0].is_success is allowed
         assert "access-control-allow-credentials" not in seen[0].headers
 
 

@@ -107,7 +107,7 @@ async def stored(
 async def sent(parts: Parts, name: str = "note.md", data: bytes = NOTE) -> str:
     """An upload with its job."""
     upload_id = await stored(parts, name, data)
-    await put_upload(parts.queue, parts.database.tenant, upload_id, f"upload/{name}", before=0)
+    await put_upload(parts.queue, parts.database.tenant, upload_id, f"upload/{name}")
     return upload_id
 
 
@@ -174,7 +174,7 @@ async def test_after_some_attempts_it_is_set_aside_until_somebody_starts_it_agai
         async with parts.database.transaction() as connection:
             again = await restart_upload(connection, parts.database.tenant, OWNER, upload_id)
         assert (again.status, again.attempts, again.error) == ("queued", 0, "")
-        await put_upload(parts.queue, parts.database.tenant, upload_id, again.source, before=0)
+        await put_upload(parts.queue, parts.database.tenant, upload_id, again.source)
         assert (await ended(parts, upload_id)).attempts == 1
     async with parts.database.transaction() as connection:
         with pytest.raises(Conflict, match="done and has not failed"):
@@ -438,6 +438,25 @@ async def test_a_job_holds_no_text(parts: Parts, owner: Database) -> None:
     await sent(parts, "layoffs-in-march.md")
     row = str(await value(owner, "SELECT to_jsonb(j) FROM jobs.procrastinate_jobs j"))
     assert ("layoffs" in row, "tenant" in row) == (False, True)
+
+
+async def test_who_sent_much_before_is_not_behind_for_ever(parts: Parts, owner: Database) -> None:
+    """What is read by then does not count: each tenant's order holds, and turns begin where the queue is now."""
+
+    async def put(tenant: str, *names: str) -> None:
+        for name in names:
+            await put_upload(parts.queue, tenant, name, name)
+
+    await put("many", "1", "2", "3")
+    await write(owner, "DELETE FROM jobs.procrastinate_jobs WHERE priority = 0")
+    await write(owner, "UPDATE jobs.procrastinate_jobs SET status = 'doing' WHERE queueing_lock = '2'")
+    await put("few", "a", "b", "c")
+    await put("many", "4")
+    await write(owner, "UPDATE jobs.procrastinate_jobs SET status = 'doing' WHERE status = 'todo'")
+    await put("late", "x")
+    await put("few", "d")
+    order = "SELECT string_agg(queueing_lock, '' ORDER BY priority DESC, id) FROM jobs.procrastinate_jobs"
+    assert await value(owner, order) == "23ab4cxd"
 
 
 async def test_upkeep_goes_before_what_waits(parts: Parts, owner: Database) -> None:

@@ -230,13 +230,16 @@ def test_durations_are_written_as_openai_writes_them(seconds: float, written: st
 
 
 async def test_an_answer_that_is_kept_counts_as_well(settings: Settings, database: Database) -> None:
-    """A request that is sent again with its Idempotency-Key is told what is left, and is refused over the limit."""
-    headers = bearer(await make_key(database)) | {"Idempotency-Key": "one"}
-    async with in_process(with_keys(settings, key_requests_per_minute=2)) as client:
-        responses = [await client.post("/v1/conversations", headers=headers) for _ in range(3)]
-    assert [response.status_code for response in responses] == [201, 201, 429]
+    """A request that is sent again with its Idempotency-Key, or with one that is none, is told what is left."""
+    headers = bearer(await make_key(database))
+    async with in_process(with_keys(settings, key_requests_per_minute=3)) as client:
+        responses = [
+            await client.post("/v1/conversations", headers=headers | {"Idempotency-Key": key})
+            for key in ("one", "one", "x" * 256, "one")
+        ]
+    assert [response.status_code for response in responses] == [201, 201, 400, 429]
     assert responses[1].headers["idempotent-replayed"] == "true"
-    assert [response.headers["x-ratelimit-remaining-requests"] for response in responses] == ["1", "0", "0"]
+    assert [response.headers["x-ratelimit-remaining-requests"] for response in responses] == ["2", "1", "0", "0"]
 
 
 async def test_nobody_in_particular_has_no_limits(settings: Settings, database: Database) -> None:
@@ -422,4 +425,5 @@ async def test_a_keys_budget_is_its_own(online: Settings, database: Database, pr
     assert [response.status_code for response in responses] == [200, 429, 200]
     error = responses[1].json()["error"]
     assert (error["code"], "KEY_BUDGET_USD is 15" in error["message"]) == ("budget_exceeded", True)
+    assert responses[1].headers["x-should-retry"] == "false"
     assert 1 <= int(responses[1].headers["retry-after"]) <= 86_400

@@ -15,6 +15,7 @@ from app.api.openai.response_events import ResponseEvents
 from app.api.openai.response_requests import ResponseRequest
 from app.api.security import Caller
 from app.db.engine import Database
+from app.errors import InvalidParameter
 from app.gateway.gateway import Gateway
 from app.rag.abstention import ABSTENTION
 from app.rag.ingest import Ingester
@@ -211,7 +212,7 @@ async def test_an_unknown_model_is_404(client: httpx.AsyncClient) -> None:
     """With the code that OpenAI's clients know, also for a model that does not write."""
     for name in ("gpt-4o", "embedding", ""):
         error = error_of(await ask(client, model=name), 404)
-        assert error["code"] == "model_not_found"
+        assert (error["code"], error["param"]) == ("model_not_found", "model")
         assert "chat or documents" in error["message"]
 
 
@@ -441,3 +442,18 @@ async def test_the_offline_model_takes_every_kind_of_message(settings: Settings,
         *_, last = [piece async for piece in pieces(work, Asked("chat", given, {}))]
     assert isinstance(last, Reply)
     assert (last.finish_reason, "no language model" in last.extension["notice"]) == ("stop", True)
+
+
+@pytest.mark.parametrize(("name", "given"), [("tools", [TOOL]), ("response_format", {"type": "json_object"})])
+async def test_the_offline_model_refuses_what_has_to_be_written(
+    settings: Settings, database: Database, name: str, given: object
+) -> None:
+    """A client that waits for a call or for JSON is told, whole or streamed, instead of being given a sentence."""
+    assert database
+    asked = Asked("chat", [{"role": "user", "content": "hello"}], {name: given})
+    async with working(database, None, settings) as work:
+        with pytest.raises(InvalidParameter, match="set CHAT_MODEL") as refused:
+            await reply(work, asked)
+        with pytest.raises(InvalidParameter, match="set CHAT_MODEL"):
+            [piece async for piece in pieces(work, asked)]
+    assert refused.value.param == name

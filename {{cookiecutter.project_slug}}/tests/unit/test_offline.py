@@ -94,6 +94,11 @@ def test_it_abstains_where_nothing_fits(question: str, texts: list[str]) -> None
     assert answer(question, *texts) == ABSTENTION
 
 
+def test_without_anything_to_quote_it_says_what_to_do() -> None:
+    """A message that is no prompt of ours is not taken for a question that the documents leave open."""
+    assert "set CHAT_MODEL" in extract([{"role": "user", "content": "Hello"}], abstain_below=0)
+
+
 def test_it_abstains_below_the_threshold() -> None:
     """The threshold decides: the same sentence is given or withheld."""
     question = "Which river is the longest in Africa?"

@@ -16,6 +16,7 @@ from app.gateway.parts import PARAMETERS
 from app.types import Answer, Completion, Message, Place, TextDelta, ToolCall, ToolCallDelta, Turn, Usage
 
 SHAPES_THE_REPLY = ("tools", "response_format", "stop")  # the rest of the parameters may go without effect
+TO_WRITE_FOR = ("tools", "response_format")  # and the offline model only quotes
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ async def reply(work: Work, asked: Asked) -> Reply:
 
     """
     if asked.model == CHAT:
+        _check_can_write(work, asked)
         with _their_own_words():
             return _said(await work.gateway.complete(asked.messages, context=work.context, parameters=asked.parameters))
     question, history = _conversation(work, asked)
@@ -78,6 +80,7 @@ async def pieces(work: Work, asked: Asked) -> AsyncGenerator[Piece]:
 
 
 async def _chat(work: Work, asked: Asked) -> AsyncGenerator[Piece]:
+    _check_can_write(work, asked)
     stream = work.gateway.stream(asked.messages, context=work.context, parameters=asked.parameters)
     with _their_own_words():
         async with aclosing(stream) as events:
@@ -110,6 +113,17 @@ async def _documents(work: Work, asked: Asked) -> AsyncGenerator[Piece]:
                 yield replace(_answered(event), text=shown + rest)
 
 
+def _check_can_write(work: Work, asked: Asked) -> None:
+    if work.gateway.deployments()[0].is_offline:
+        _refuse(asked, TO_WRITE_FOR, "the offline model only quotes documents: set CHAT_MODEL to a language model")
+
+
+def _refuse(asked: Asked, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if asked.parameters.get(name):
+            raise InvalidParameter(name, f"{name}: {why}")
+
+
 def _not_shown(answer: Answer, shown: str) -> str:
     """What is still to be said. Text that is out cannot be taken back: an answer that has changed stands below it."""
     if shown.strip() == answer.text:
@@ -136,9 +150,7 @@ def _answered(answer: Answer) -> Reply:
 
 def _conversation(work: Work, asked: Asked) -> tuple[str, list[Turn]]:
     """The last question, and what was said before it."""
-    for name in SHAPES_THE_REPLY:
-        if asked.parameters.get(name):
-            raise InvalidParameter(name, f"the model {DOCUMENTS} does not take {name}")
+    _refuse(asked, SHAPES_THE_REPLY, f"the model {DOCUMENTS} does not take it")
     parts.check(asked.messages, most_bytes=work.settings.max_attachment_bytes)
     turns: list[tuple[str, list[str]]] = []
     for message in asked.messages:

@@ -11,12 +11,14 @@ from app.errors import DatabaseUnavailable
 router = APIRouter(tags=["health"])
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}})
 async def live() -> dict[str, str]:
     """The process answers. Says nothing of the database or a model, so that no restart is wasted on them."""
     return {"status": "ok"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     responses={

@@ -80,9 +80,7 @@ async def delete_upload(upload_id: UUID, work: FromWork) -> None:
 async def accepted(work: Work, stored: StoredUpload, response: Response) -> Upload:
     """Have it read, and say where it can be asked for. Without a job it is found by the worker's upkeep, later."""
     try:
-        async with work.database.transaction() as connection:
-            before = await uploads.count_before(connection, work.caller.tenant, stored)
-        await put_upload(work.queue, work.caller.tenant, stored.id, stored.source, before=before)
+        await put_upload(work.queue, work.caller.tenant, stored.id, stored.source)
     except DatabaseUnavailable as error:
         log.warning("an upload has no job yet", upload=stored.id, reason=error.message)
     response.headers["Location"] = f"/v1/uploads/{stored.id}"

@@ -48,7 +48,7 @@ async def _revive(parts: Parts, upload: Lost) -> None:
     """
     for job in await parts.queue.app.job_manager.list_jobs_async(queueing_lock=upload.id, status="doing"):
         await _put_back(parts, job)
-    await put_upload(parts.queue, upload.tenant, upload.id, upload.source, before=0)
+    await put_upload(parts.queue, upload.tenant, upload.id, upload.source)
 
 
 async def _put_back(parts: Parts, job: Job) -> None:
