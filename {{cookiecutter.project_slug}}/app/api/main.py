@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _add_middleware(app: FastAPI, settings: Settings, stopping: Stopping) -> None:
     """The innermost first: each stands around those before it."""
     app.add_middleware(Idempotency, settings=settings)
-    app.add_middleware(AnswerErrors)  # so that they, too, tell what is left
+    app.add_middleware(AnswerErrors)  # RateLimits adds to refusals, too, what is left
     app.add_middleware(RateLimits)
     app.add_middleware(Authenticate)
     app.add_middleware(TimeLimit, settings=settings, stopping=stopping)

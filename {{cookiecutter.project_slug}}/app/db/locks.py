@@ -1,16 +1,13 @@
 """A lock for as long as somebody works, over every process on this database. Knows nothing of what is worked on."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engine import Database, lost_connections
 
-LOOKS, LOOK_SECONDS = 30, 0.1  # in that time a busy server has noticed that a client was killed
 # The seeds 0 to 2 are taken, in `stamps` and in `vectors`.
 TRY = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 3))")
 RELEASE = text("SELECT pg_advisory_unlock(hashtextextended(:name, 3))")
@@ -20,8 +17,7 @@ RELEASE = text("SELECT pg_advisory_unlock(hashtextextended(:name, 3))")
 async def try_lock(database: Database, name: str) -> AsyncIterator[bool]:
     """Give whether nobody else holds it; it is then held to the end, on a connection of its own.
 
-    A process that is killed holds it no longer, and one whose connection broke does not either: so that whoever begins
-    again at once gets it, a lock that somebody holds is looked at for some seconds.
+    A process that is killed holds it no longer, and one whose connection broke does not either.
 
     Raises:
         DatabaseUnavailable: there is no connection.
@@ -32,18 +28,10 @@ async def try_lock(database: Database, name: str) -> AsyncIterator[bool]:
     async with aclosing(plain):
         connection = await plain.execution_options(isolation_level="AUTOCOMMIT")  # an open transaction hinders vacuum
         with lost_connections():
-            held = await _take(connection, name)
+            held = bool(await connection.scalar(TRY, {"name": name}))
         try:
             yield held
         finally:
             with suppress(DBAPIError):  # the connection broke, and the lock went with it
                 if held:
                     await connection.execute(RELEASE, {"name": name})
-
-
-async def _take(connection: AsyncConnection, name: str) -> bool:
-    for _ in range(LOOKS):
-        if await connection.scalar(TRY, {"name": name}):
-            return True
-        await asyncio.sleep(LOOK_SECONDS)
-    return False

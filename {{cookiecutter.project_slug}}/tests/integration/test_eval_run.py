@@ -1,7 +1,5 @@
 """A tiny dataset over a tiny corpus, all the way: ingest, ask, score, judge and tune."""
 
-import asyncio
-from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,9 +7,8 @@ import pytest
 from sqlalchemy import text
 
 from app.datasets.corpus import alone
-from app.db import locks, stamps, store
+from app.db import stamps, store
 from app.db.engine import Database, connect
-from app.db.locks import try_lock
 from app.errors import ConfigurationError, DatabaseUnavailable, InvalidInput
 from app.evals import TENANT
 from app.evals.dataset import Case, Dataset, Evidence
@@ -166,16 +163,9 @@ async def test_a_run_with_another_model_begins_anew(
 
 
 async def test_two_evaluations_at_once_are_refused(
-    documents: list[Path],
-    database: Database,
-    gateway: Gateway,
-    settings: Settings,
-    *,
-    migrated_url: str,
-    monkeypatch: pytest.MonkeyPatch,
+    documents: list[Path], database: Database, gateway: Gateway, settings: Settings, migrated_url: str
 ) -> None:
     """Each would search what the other ingests; the lock is over all processes, and ends with what held it."""
-    monkeypatch.setattr(locks, "LOOKS", 1)
     cases = dataset(NILE)
     everyone = (
         lambda: run(cases, documents, database, gateway, settings),
@@ -194,23 +184,6 @@ async def test_two_evaluations_at_once_are_refused(
             assert await evaluate()
         async with alone(another):
             pass
-
-
-async def test_whoever_begins_again_at_once_waits_until_the_lock_of_before_is_gone(
-    database: Database, migrated_url: str
-) -> None:
-    """Postgres may notice a moment late that a process was killed."""
-    async with connect(migrated_url) as another, AsyncExitStack() as before:
-        assert await before.enter_async_context(try_lock(another, "a"))
-        release = asyncio.create_task(_after(0.3, before))
-        async with try_lock(database, "a") as held:
-            assert held
-            assert release.done()
-
-
-async def _after(seconds: float, stack: AsyncExitStack) -> None:
-    await asyncio.sleep(seconds)
-    await stack.aclose()
 
 
 async def test_a_lock_whose_connection_broke_is_nobodys(database: Database, migrated_url: str) -> None:

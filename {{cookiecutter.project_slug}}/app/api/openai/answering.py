@@ -15,8 +15,8 @@ from app.gateway import parts
 from app.gateway.parts import PARAMETERS
 from app.types import Answer, Completion, Message, Place, TextDelta, ToolCall, ToolCallDelta, Turn, Usage
 
-SHAPES_THE_REPLY = ("tools", "response_format", "stop")  # the rest of the parameters may go without effect
 TO_WRITE_FOR = ("tools", "response_format")  # and the offline model only quotes
+SHAPES_THE_REPLY = (*TO_WRITE_FOR, "stop")  # the rest of the parameters may go without effect
 
 
 @dataclass(frozen=True)
